@@ -1,0 +1,5 @@
+"""`python -m stllava` is `stllava`."""
+
+from stllava.cli import main
+
+main()

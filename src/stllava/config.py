@@ -1,0 +1,300 @@
+"""The recipe: everything a run can be told, as typed data, checked before anything is computed.
+
+A recipe is YAML. `extends: NAME` starts from another one (a packaged recipe or a file beside it),
+`--set section.field=value` overrides single fields. Defaults here are the paper's where the paper
+says something; each other default says where it comes from.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stllava.errors import RecipeError
+
+
+class Section(BaseModel):
+    """One part of a recipe; an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSection(Section):
+    """The policy a run starts from."""
+
+    path: str = "base-prototype"  # folder of a checkpoint, or a packaged base policy's name
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of training; generation is fp32 on CPU
+    threads: int = Field(0, ge=0)  # CPU threads; 0: all
+
+
+class DataSection(Section):
+    """Where images, instruction data and benchmark questions come from."""
+
+    source: Literal["phantom", "vqa-rad", "llava", "folder"] = "folder"
+    root: str | None = None  # folder of the source
+    file: str | None = None  # llava: the JSON or JSONL of conversations
+    preference_images: int = Field(10_000, ge=0)  # stage 2 asks about so many (paper: 10k)
+    ask_about: Literal["all", "unlabelled"] = "all"  # unlabelled: images without a conversation
+    max_bad: float = Field(0.05, ge=0, le=1)  # share of unusable records above which to stop
+
+
+class PhantomSection(Section):
+    """The drawn world of the demo; not in the paper."""
+
+    train_images: int = 1200  # with conversations: the little labelled data
+    unlabelled_images: int = 1600  # for stage 2
+    dev_images: int = 600
+    test_images: int = 700
+    terse: float = Field(0.3, ge=0, le=1)  # share of one-word answers in the instruction data
+    split: Literal["dev", "test"] = "test"  # which held-out set eval uses
+    judge_accuracy: float = Field(1.0, ge=0, le=1)  # 0.5: the random control
+    world_seed: int = 0  # pictures; training seeds are `seed`
+
+
+class LoraSection(Section):
+    """Adapters (section 4.1): LLM r 128 alpha 256, ViT r 32 alpha 64."""
+
+    llm_rank: int = Field(128, ge=0)
+    llm_alpha: int = 256
+    llm_dropout: float = Field(0.0, ge=0, lt=1)
+    vit_rank: int = Field(32, ge=0)  # 0: the vision encoder stays frozen
+    vit_alpha: int = 64
+    vit_dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainSection(Section):
+    """What both training stages share."""
+
+    lora: LoraSection = LoraSection()
+    train_projector: bool = True
+    lr_llm: float = 2e-4
+    lr_vit: float = 2e-4
+    lr_projector: float = 5e-5
+    epochs: int = Field(1, ge=0)
+    batch_size: int = Field(128, ge=1)  # records per optimiser step, over all devices
+    micro_batch_size: int = Field(8, ge=1)  # records per forward pass on one device
+    max_tokens: int = Field(2048, ge=1)  # longer answers are cut, image tokens never
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    save_steps: int = Field(50, ge=1)  # optimiser steps between checkpoints to resume from
+    keep_trainer_state: bool = False  # keep the last of them after the stage is complete
+    gradient_checkpointing: bool = False
+
+
+class SftSection(TrainSection):
+    """Stage 1: L_vq + L_qa."""
+
+    question_ratio: float = Field(1.0, ge=0, le=1)  # share of questions the asker learns
+    learn_first_question: bool = False  # eq. 1 indexes j + 1: all questions after the first
+
+
+class SamplingSection(Section):
+    """How a policy speaks when it samples (section 3)."""
+
+    temperature: float = Field(1.2, ge=0)
+    top_k: int | None = Field(100, ge=1)
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_tokens: int = Field(256, ge=1)
+
+
+class AskSection(SamplingSection):
+    """The policy asks about images."""
+
+    questions_per_image: int = Field(1, ge=1)
+    describe_first: bool = True  # as the released script: describe greedily, then ask
+    describe_prompt: str | None = None  # None: prompts.DESCRIBE
+    unique: bool = True  # the same question about one image is dropped
+
+
+class AnswerSection(SamplingSection):
+    """The policy answers its questions several times."""
+
+    draws: int = Field(2, ge=1)
+
+
+class JudgeSection(Section):
+    """Who prefers."""
+
+    kind: Literal["openai", "phantom"] = "openai"
+    model: str = "gpt-4o"
+    base_url: str | None = None  # None: the provider's own
+    api_key_env: str = "OPENAI_API_KEY"
+    key_file: str | None = None
+    orders: Literal["one", "both"] = "both"  # the paper asked in one order
+    pairing: Literal["all", "ring"] = "ring"
+    temperature: float = Field(0.2, ge=0)  # released script
+    max_tokens: int = 512
+    timeout_s: float = 60.0
+    max_tries: int = Field(6, ge=1)
+    concurrency: int = Field(4, ge=1)
+    images_are_deidentified: bool = False  # needed before an image leaves this machine
+
+
+class PreferSection(Section):
+    """Verdicts become training pairs; see `judging.prefer` for each rule."""
+
+    select: Literal["pair", "best_worst"] = "best_worst"
+    min_margin: float = Field(0.0, ge=0)
+    min_chosen_score: float | None = None
+    max_length_gap: int | None = None
+    balance_yes_no: bool = False
+    balance_length: bool = False
+    max_per_image: int | None = None
+    orders_must_agree: bool = True
+    weight: Literal["none", "margin"] = "none"
+
+
+class DpoSection(TrainSection):
+    """Stage 2, equation 1. beta is a symbol in the paper and 0.1 in the released code."""
+
+    lr_llm: float = 5e-6
+    lr_vit: float = 5e-6
+    lr_projector: float = 2e-5
+    beta: float = Field(0.1, gt=0)
+    dpo_weight: float = Field(1.0, ge=0)  # 0 with nll_weight 1: plain SFT on the chosen answers
+    nll_weight: float = Field(0.0, ge=0)  # anchor: mean NLL of the chosen answer's tokens
+
+
+class EvalSection(Section):
+    """Which checkpoints answer which benchmark."""
+
+    models: tuple[Literal["base", "sft", "dpo"], ...] = ("base", "sft", "dpo")
+    benchmark: Literal["phantom", "vqa-rad", "none"] = "none"
+    max_tokens: int = 64
+    limit: int | None = None  # only the first so many questions, for a quick look
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = "unnamed"
+    seed: int = 0
+    unit_images: int = Field(64, ge=1)  # images per work unit: what a kill can cost
+    batch_requests: int = Field(64, ge=1)  # prompts decoded together
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    phantom: PhantomSection = PhantomSection()
+    sft: SftSection = SftSection()
+    ask: AskSection = AskSection()
+    answer: AnswerSection = AnswerSection()
+    judge: JudgeSection = JudgeSection()
+    prefer: PreferSection = PreferSection()
+    dpo: DpoSection = DpoSection()
+    eval: EvalSection = EvalSection()
+    # What stage 2 is compared with: name -> overrides of judge, prefer or dpo. Each shares the
+    # run's stage 1, questions and answers and gets its own verdicts, training and evaluation.
+    controls: dict[str, tuple[str, ...]] = {}
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data, as recipe.yaml and plan.json hold it."""
+        return self.model_dump(mode="json")
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Recipes that ship with the package, by name."""
+    folder = Path(str(resources.files("stllava") / "recipes"))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by packaged name or path and apply `section.field=value` overrides.
+
+    Raises RecipeError, in one line, for an unknown name, bad YAML, or a field that is unknown or
+    out of range.
+    """
+    path, data = _read(name_or_path, seen=())
+    return _override(data, overrides, path)
+
+
+def override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with `section.field=value` overrides applied; RecipeError as in load_recipe."""
+    return _override(recipe.dump(), overrides, recipe.name)
+
+
+def _override(data: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
+    for text in overrides:
+        _apply(data, text)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {_explain(error)}") from error
+
+
+def _read(name_or_path: str, *, seen: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+    known = packaged_recipes()
+    path = known.get(name_or_path, Path(name_or_path))
+    if str(path) in seen:
+        raise RecipeError(f"{path}: extends itself through {' -> '.join(seen)}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        hint = _did_you_mean(name_or_path, list(known))
+        raise RecipeError(
+            f"{name_or_path}: no such recipe or file{hint}; `stllava recipes` lists them"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections")
+    parent = data.pop("extends", None)
+    if parent is None:
+        return str(path), data
+    beside = path.parent / str(parent)
+    _, base = _read(str(beside if beside.is_file() else parent), seen=(*seen, str(path)))
+    return str(path), _merge(base, data)
+
+
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override}: write section.field=value")
+    *sections, field = key.strip().split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise RecipeError(f"--set {override}: {section} has no fields")
+    try:
+        data[field] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: {value!r} is not a YAML value") from error
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        *sections, field = map(str, first["loc"])
+        return f"{where}: no such field{_did_you_mean(field, _fields(sections))}"
+    return f"{where}: {first['msg']}, got {first['input']!r}"
+
+
+def _fields(sections: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for name in sections:
+        annotation = model.model_fields[name].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

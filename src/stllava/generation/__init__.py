@@ -1,0 +1,1 @@
+"""Everything that makes text, behind one seam: `protocol.Generator`."""

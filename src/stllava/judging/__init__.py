@@ -1,0 +1,1 @@
+"""Who is the better answer: judges, what they say, and how verdicts become preferences."""

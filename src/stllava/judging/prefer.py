@@ -1,0 +1,200 @@
+"""Verdicts to preferences: a pure function of records, settings and a seed.
+
+Pair by pair, then question by question, then over all (`balance`). What is left out is written
+down with its reason, and every rule counts what went in and what came out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from stllava.judging.balance import Tally, balance, cap_per_image, num_words
+from stllava.judging.pairing import IDENTICAL, Pair, normalise, pairs, unanswerable
+from stllava.records import Answers, Draw, Dropped, Preference, Verdict
+
+
+class PreferSettings(BaseModel):
+    """Which verdicts become training pairs. The paper has `select="pair"` and no further rule.
+
+    Lengths are in words, scores and margins in points of the judge's 1..10.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    select: Literal["pair", "best_worst"] = "best_worst"
+    orders_must_agree: bool = True  # a pair that its two orders name differently is dropped
+    min_margin: float = Field(default=0.0, ge=0)  # the margin must be greater
+    min_chosen_score: float | None = None  # the best answer must also be a good one
+    max_length_gap: int | None = Field(default=None, ge=0)  # rejected is the one closest in length
+    max_per_image: int | None = Field(default=None, ge=1)  # largest margins first
+    balance_yes_no: bool = False  # as many chosen answers open with yes as with no
+    balance_length: bool = False  # chosen is the longer one as often as the shorter one
+    weight: Literal["none", "margin"] = "none"  # margin: in proportion to it, mean 1
+
+
+class PreferResult(NamedTuple):
+    """`counts`: rule -> in and out, "verdicts" -> number by state, "dropped" -> by reason."""
+
+    preferences: list[Preference]  # in the order of the answers
+    dropped: list[Dropped]
+    counts: dict[str, dict[str, int]]
+
+
+def prefer(
+    answers: Iterable[Answers],
+    verdicts: Iterable[Verdict],
+    settings: PreferSettings,
+    *,
+    seed: int,
+) -> PreferResult:
+    """Make preferences. Verdicts with the blank view are for audits and are not used."""
+    tally = Tally("prefer")
+    by_answers: dict[str, dict[str, Verdict]] = defaultdict(dict)
+    for verdict in verdicts:
+        if verdict.view == "image":
+            by_answers[verdict.answers_id][verdict.id] = verdict  # an id said twice counts once
+    for said in by_answers.values():
+        tally.counts["verdicts"].update(verdict.state for verdict in said.values())
+    kept: list[Preference] = []
+    for item in answers:
+        kept += _prefer_one(item, by_answers.pop(item.id, {}).values(), settings, tally)
+    for answers_id in by_answers:
+        tally.drop(answers_id, "judged, but there are no such answers")
+    if settings.max_per_image is not None:
+        kept = cap_per_image(kept, settings.max_per_image, seed=seed, tally=tally)
+    kept = balance(
+        kept,
+        yes_no=settings.balance_yes_no,
+        length=settings.balance_length,
+        seed=seed,
+        tally=tally,
+    )
+    if settings.weight == "margin" and kept:
+        mean = fmean(preference.margin for preference in kept)
+        kept = [p.model_copy(update={"weight": p.margin / mean}) for p in kept]
+    return PreferResult(kept, tally.dropped, {k: dict(v) for k, v in tally.counts.items()})
+
+
+def _prefer_one(
+    item: Answers, verdicts: Iterable[Verdict], settings: PreferSettings, tally: Tally
+) -> list[Preference]:
+    """The preferences of one question: up to one per pair, or one in all."""
+    by_pair: dict[Pair, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        i, j = verdict.pair
+        by_pair[min(i, j), max(i, j)].append(verdict)
+    if not by_pair:
+        tally.drop(item.id, _why_unjudged(item))
+    usable: dict[str, list[Verdict]] = {}
+    for pair, said in by_pair.items():
+        where = f"{item.id}/d{pair[0]}-d{pair[1]}"
+        reason = _why_unusable(item, pair, said, strict=settings.orders_must_agree)
+        if not tally.passes("judged", reason is None):
+            tally.drop(where, str(reason))
+        elif settings.orders_must_agree and not tally.passes("orders_must_agree", _agree(said)):
+            tally.drop(where, "the orders name different winners")
+        else:
+            usable[where] = said
+    if settings.select == "best_worst" and usable:
+        usable = {item.id: [verdict for said in usable.values() for verdict in said]}
+    found = (_choose(item, where, said, settings, tally) for where, said in usable.items())
+    return [preference for preference in found if preference is not None]
+
+
+def _why_unjudged(item: Answers) -> str:
+    """A ring pairs nothing where answers are cut or equal; anything else was not asked."""
+    if len(item.draws) < 2 or pairs(item, "ring"):
+        return "not judged"
+    return unanswerable(*item.draws) or IDENTICAL
+
+
+def _why_unusable(
+    item: Answers, pair: Pair, said: Sequence[Verdict], *, strict: bool
+) -> str | None:
+    """Why a pair has no verdict to go by, or None. `strict`: every order must have one."""
+    draws = [draw for draw in item.draws if draw.index in pair]
+    if len(draws) != 2:
+        return "judged, but there are no such draws"
+    if (reason := unanswerable(*draws)) is not None:
+        return reason
+    if normalise(draws[0].text) == normalise(draws[1].text):
+        return IDENTICAL
+    failed = {verdict.state for verdict in said} - {"ok", "tie"}
+    if failed and (strict or len(failed) == len({verdict.state for verdict in said})):
+        return "verdict " + ", ".join(sorted(failed))
+    return None
+
+
+def _agree(said: Iterable[Verdict]) -> bool:
+    return len({verdict.winner for verdict in said if verdict.state == "ok"}) <= 1
+
+
+def _mean_scores(said: Iterable[Verdict]) -> dict[int, float]:
+    """Draw index -> its mean score over the verdicts about it.
+
+    A judge that ranks without scoring gives 1 to the winner, 0 to the loser, 0.5 in a tie.
+    """
+    scores: dict[int, list[float]] = defaultdict(list)
+    for verdict in said:
+        if verdict.state not in ("ok", "tie"):
+            continue
+        for position, index in enumerate(verdict.pair):
+            rank = 0.5 if verdict.winner is None else float(verdict.winner == index)
+            scores[index].append(verdict.scores[position] if verdict.scores else rank)
+    return {index: fmean(values) for index, values in scores.items()}
+
+
+def _choose(
+    item: Answers,
+    where: str,
+    said: Sequence[Verdict],
+    settings: PreferSettings,
+    tally: Tally,
+) -> Preference | None:
+    """The best-scored draw against the worst or, within `max_length_gap`, the closest in length."""
+    scores = _mean_scores(said)
+    judged = (draw for draw in item.draws if draw.index in scores)
+    chosen, *others = sorted(judged, key=lambda draw: (-scores[draw.index], draw.index))
+    best, floor, max_gap = scores[chosen.index], settings.min_chosen_score, settings.max_length_gap
+    others = [draw for draw in others if normalise(draw.text) != normalise(chosen.text)]
+    margins = {draw.index: best - scores[draw.index] for draw in others}
+    lower = [draw for draw in others if margins[draw.index] > settings.min_margin]
+    near = _worst_first(lower, margins) if max_gap is None else _nearest(chosen, lower, max_gap)
+    reason = None
+    if not tally.passes("min_margin", bool(lower)):
+        is_tie = not any(margins.values())
+        reason = "tie" if is_tie else f"margin not above {settings.min_margin:g}"
+    elif floor is not None and not tally.passes("min_chosen_score", best >= floor):
+        reason = f"best score below {floor:g}"
+    elif max_gap is not None and not tally.passes("max_length_gap", bool(near)):
+        reason = f"no worse answer within {max_gap} words"
+    if reason is not None:
+        tally.drop(where, reason)
+        return None
+    rejected = near[0]
+    return Preference(
+        id=f"{item.id}/d{chosen.index}>d{rejected.index}",
+        answers_id=item.id,
+        image=item.image,
+        question=item.question,
+        chosen=chosen,
+        rejected=rejected,
+        margin=margins[rejected.index],
+        source=",".join(sorted({verdict.judge for verdict in said})),
+    )
+
+
+def _worst_first(draws: Iterable[Draw], margins: dict[int, float]) -> list[Draw]:
+    return sorted(draws, key=lambda draw: (-margins[draw.index], draw.index))
+
+
+def _nearest(chosen: Draw, draws: Iterable[Draw], max_gap: int) -> list[Draw]:
+    """Those within the gap, the closest in length first; of equally close ones the better."""
+    gaps = [(abs(num_words(draw) - num_words(chosen)), draw) for draw in draws]
+    near = sorted((pair for pair in gaps if pair[0] <= max_gap), key=lambda pair: pair[0])
+    return [draw for _, draw in near]

@@ -1,0 +1,48 @@
+"""The whole method, stage by stage: read this first.
+
+Every stage is a function from records in the run directory to records or a checkpoint in it; a
+stage that is complete is skipped, one that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+from stllava.pipeline.evaluate import evaluate
+from stllava.pipeline.job import Job, Reporter
+from stllava.pipeline.judged import judge, prefer
+from stllava.pipeline.prepare import prepare
+from stllava.pipeline.speak import answer, ask
+from stllava.pipeline.train import dpo, sft
+
+__all__ = [
+    "STAGES", "Job", "Reporter", "answer", "ask", "dpo", "evaluate", "judge", "prefer", "prepare",
+    "self_train", "sft",
+]  # fmt: skip
+
+
+def self_train(job: Job) -> None:
+    """Section 2 of the paper, start to end: learn to answer and ask, prefer, align, evaluate."""
+    prepare(job)  # images, conversations, splits, benchmark questions
+    sft(job)  # stage 1: a policy that asks and answers
+    ask(job)  # stage 2: it asks about images,
+    answer(job)  # answers each question several times,
+    judge(job)  # a judge compares the answers,
+    prefer(job)  # clear verdicts become pairs,
+    dpo(job)  # and the policy is aligned to them
+    evaluate(job)
+    for control in job.controls():  # what else could explain the gain
+        judge(control)
+        prefer(control)
+        dpo(control)
+        evaluate(control)
+
+
+STAGES = {
+    "prepare": prepare,
+    "sft": sft,
+    "ask": ask,
+    "answer": answer,
+    "judge": judge,
+    "prefer": prefer,
+    "dpo": dpo,
+    "eval": evaluate,
+}

@@ -1,0 +1,168 @@
+"""What every stage function is handed: the run, its recipe, and where things are in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from PIL import Image as PILImage
+
+from stllava.config import Recipe, override
+from stllava.errors import MissingExtra, PolicyError
+from stllava.images import open_image, resolve
+from stllava.records import Image
+from stllava.run import Run, Stage, read_json
+
+if TYPE_CHECKING:
+    from stllava.policy.policy import Policy
+
+T = TypeVar("T")
+
+# Stages that a control shares with its run; the rest lies under controls/NAME/.
+SHARED = ("prepare", "sft", "ask", "answer")
+
+
+class Reporter(Protocol):
+    """Where progress is shown; the command line draws bars, tests collect lines."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage begins, `total` steps long."""
+
+    def advance(self, done: int, total: int, **figures: float) -> None:
+        """`done` of `total` steps; `figures` such as the loss."""
+
+    def note(self, text: str) -> None:
+        """One line for the reader."""
+
+
+class Quiet:
+    """A Reporter that says nothing."""
+
+    def stage(self, name: str, total: int) -> None: ...
+
+    def advance(self, done: int, total: int, **figures: float) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe being carried out in a run directory."""
+
+    run: Run
+    recipe: Recipe
+    reporter: Reporter = field(default_factory=Quiet)
+    control: str | None = None  # name of the control this is, if it is one
+
+    def stage(self, name: str) -> Stage:
+        shared = self.control is None or name.split("/")[0] in SHARED
+        return self.run.stage(name if shared else f"controls/{self.control}/{name}")
+
+    def controls(self) -> Iterator[Job]:
+        """The recipe's controls, each with its own overrides."""
+        for name, overrides in self.recipe.controls.items():
+            yield replace(self, recipe=override(self.recipe, overrides), control=name)
+
+    def file(self, stage: str, name: str) -> Path:
+        """A file that another stage has written; RunError if that stage is not complete."""
+        done = self.stage(stage)
+        _ = done.summary
+        return done.path / name
+
+    @cached_property
+    def images(self) -> dict[str, Image]:
+        return {image.id: image for image in self.stage("prepare").read("images.jsonl", Image)}
+
+    @cached_property
+    def image_root(self) -> Path:
+        root = Path(read_json(self.stage("prepare").path / "root.json")["root"])
+        return root if root.is_absolute() else self.run.path / root
+
+    def image_path(self, image_id: str) -> Path:
+        return resolve(self.image_root, self.images[image_id].path)
+
+    @cached_property
+    def _opened(self) -> Any:
+        # Small: a stage visits an image's records together, and pictures can be large.
+        return lru_cache(maxsize=512)(lambda image_id: open_image(self.image_path(image_id)))
+
+    def open_image(self, image_id: str) -> PILImage.Image:
+        picture: PILImage.Image = self._opened(image_id)
+        return picture
+
+    def units(self, items: Iterable[T], image_of: Any) -> list[list[T]]:
+        """Consecutive items cut into work units of `unit_images` images, in a fixed order."""
+        by_image: dict[str, list[T]] = {}
+        for item in items:
+            by_image.setdefault(image_of(item), []).append(item)
+        names = list(by_image)
+        size = self.recipe.unit_images
+        return [
+            [item for name in names[start : start + size] for item in by_image[name]]
+            for start in range(0, len(names), size)
+        ]
+
+    @property
+    def base_path(self) -> Path:
+        """The checkpoint the run starts from: a folder, or a base policy of the package."""
+        given = self.recipe.model.path
+        packaged = Path(str(resources.files("stllava") / "assets" / given))
+        path = packaged if packaged.is_dir() else Path(given)
+        if not path.is_dir():
+            known = sorted(p.name for p in packaged.parent.glob("*/"))
+            raise PolicyError(
+                f"{given}: no such folder; set model.path to a checkpoint folder or one of "
+                f"{', '.join(known)}"
+            )
+        return path
+
+    def checkpoint(self, model: str) -> Path:
+        """Folder of "base", "sft" or "dpo"."""
+        return self.base_path if model == "base" else self.file(model, "checkpoint")
+
+    def load(self, model: str) -> Policy:
+        """Load a policy of this run onto the recipe's device."""
+        try:
+            import torch
+
+            from stllava.policy.policy import Policy
+        except ImportError as error:
+            raise MissingExtra(error.name or "torch", "train") from error
+        section = self.recipe.model
+        # Set in both directions: a float result on CPU depends on the number of threads.
+        torch.set_num_threads(section.threads or os.cpu_count() or 1)
+        torch.set_flush_denormal(True)  # vanishing gradients would be computed in slow motion
+        return Policy.load(self.checkpoint(model), device=self.device)
+
+    @property
+    def device(self) -> str:
+        import torch
+
+        wanted = self.recipe.model.device
+        if wanted == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise PolicyError("model.device: cuda is not available here; set it to auto or cpu")
+        return wanted
+
+    @property
+    def precision(self) -> str:
+        """Of training. bf16 is used where the hardware multiplies it, CPU included."""
+        import torch
+
+        wanted = self.recipe.model.precision
+        if wanted != "auto":
+            return wanted
+        if self.device == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Arithmetic mean, None of nothing."""
+    return sum(values) / len(values) if values else None

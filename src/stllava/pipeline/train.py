@@ -1,0 +1,157 @@
+"""sft and dpo: records become an adapter and a merged checkpoint."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stllava.config import TrainSection
+from stllava.errors import DataError, PolicyError
+from stllava.pipeline.job import Job
+from stllava.records import Conversation, Preference
+from stllava.run import Stage, write_json, write_text
+
+if TYPE_CHECKING:
+    from stllava.policy.policy import Policy
+    from stllava.training.dpo import DpoObjective
+    from stllava.training.objective import Objective
+
+
+def sft(job: Job) -> None:
+    """Stage 1 (L_vq + L_qa): from the base policy to one that answers and asks."""
+    from stllava.training.sft import SftObjective
+
+    def objective(policy: Policy, settings: Any) -> SftObjective:
+        conversations = job.stage("prepare").read("conversations.jsonl", Conversation)
+        return SftObjective(policy, conversations, job.open_image, settings, job.recipe.seed)
+
+    _train(job, "sft", job.recipe.sft, ("prepare", "conversations.jsonl"), "base", objective)
+
+
+def dpo(job: Job) -> None:
+    """Stage 2 (equation 1): from the stage-1 policy, which is also the reference."""
+    from stllava.training.dpo import DpoObjective
+
+    def objective(policy: Policy, settings: Any) -> DpoObjective:
+        preferences = job.stage("prefer").read("preferences.jsonl", Preference)
+        return DpoObjective(policy, preferences, job.open_image, settings)
+
+    _train(job, "dpo", job.recipe.dpo, ("prefer", "preferences.jsonl"), "sft", objective)
+
+
+def _train(
+    job: Job,
+    name: str,
+    settings: TrainSection,
+    data: tuple[str, str],
+    start: str,
+    make_objective: Callable[[Policy, Any], Objective],
+) -> None:
+    stage = job.stage(name)
+    plan = {**settings.model_dump(mode="json"), "seed": job.recipe.seed}
+    if not stage.begin(
+        inputs=[job.file(*data), job.checkpoint(start)], settings=plan, by_id=True
+    ):
+        return
+    policy = job.load(start)
+    import torch
+
+    from stllava.policy import adapters
+    from stllava.policy.scorer import TokenScorer
+    from stllava.training.dpo import DpoObjective
+    from stllava.training.preflight import preflight
+    from stllava.training.trainer import train
+
+    torch.manual_seed(job.recipe.seed)  # the adapters' A matrices are drawn from it
+    adapters.adapt(policy, settings)
+    adapters.set_dropout(policy, settings.lora)
+    if settings.gradient_checkpointing:
+        policy.core.gradient_checkpointing_enable({"use_reentrant": False})
+        policy.core.enable_input_require_grads()
+    scorer = TokenScorer(policy.core, policy.image_token_id)
+    objective = make_objective(policy, settings)
+    if not objective.ids:
+        raise DataError(f"{job.file(*data)}: nothing to train on")
+    job.reporter.stage(name, 1)
+    if isinstance(objective, DpoObjective):
+        _fix_reference(job, stage, objective, scorer)
+    rows = preflight(scorer, objective, settings)
+    write_json(stage.path / "preflight.json", {"groups": rows})
+    for row in rows:
+        job.reporter.note(
+            f"{row['group']}: {row['tensors']} tensors, {row['parameters']:,} parameters, "
+            f"lr {row['learning_rate']:g}, gradient in {row['with_gradient']} of {row['checked']}"
+        )
+    counts = train(
+        scorer,
+        objective,
+        settings,
+        output=stage.path / "trainer",
+        seed=job.recipe.seed,
+        precision=job.precision,
+        device=job.device,
+        progress=lambda done, total, figures: job.reporter.advance(done, total, **figures),
+    )
+    difference = _export(policy, stage.path, objective, scorer, settings)
+    if not settings.keep_trainer_state:
+        shutil.rmtree(stage.path / "trainer")
+    stage.finish(**counts, precision=job.precision, merge_difference=difference)
+
+
+def _autocast(job: Job) -> AbstractContextManager[Any]:
+    """The arithmetic of training, so that policy and reference start from equal numbers."""
+    import torch
+
+    if job.precision == "bf16":
+        return torch.autocast(job.device, torch.bfloat16)
+    return nullcontext()
+
+
+def _fix_reference(job: Job, stage: Stage, objective: DpoObjective, scorer: Any) -> None:
+    """Compute or read the reference's log-probabilities, then assert margin 0 and loss ln 2."""
+    from stllava.run import read_records
+    from stllava.training.dpo import ReferenceLogProbs, check_first_step
+
+    file = stage.path / "reference.jsonl"
+    known = list(read_records(file, ReferenceLogProbs)) if file.is_file() else []
+    if [record.id for record in known] != objective.ids:
+        with _autocast(job):
+            size = job.recipe.dpo.micro_batch_size
+            known = []
+            for record in objective.reference_log_probs(scorer, size):
+                known.append(record)
+                job.reporter.advance(len(known), len(objective.ids))
+        write_text(file, "".join(record.model_dump_json() + "\n" for record in known))
+    objective.reference = {record.id: record for record in known}
+    with _autocast(job):
+        margin, loss = check_first_step(objective, scorer, bf16=job.precision == "bf16")
+    job.reporter.note(f"step 0: mean |beta margin| {margin:.2g}, loss {loss:.4f} (ln 2 = "
+                      f"{math.log(2):.4f})")  # fmt: skip
+
+
+def _export(
+    policy: Policy, folder: Path, objective: Objective, scorer: Any, settings: TrainSection
+) -> float:
+    """Write adapter/ and the merged checkpoint/. Returns their largest difference in nats."""
+    from safetensors.torch import load_file
+
+    from stllava.policy import adapters
+
+    policy.model.save_pretrained(folder / "adapter")
+    dead = adapters.zero_lora_b(load_file(str(folder / "adapter" / "adapter_model.safetensors")))
+    if dead and settings.epochs:
+        raise PolicyError(f"{folder}: {len(dead)} adapters never trained, first {dead[0]}")
+    first = sorted(objective.ids)[: settings.micro_batch_size]
+    micro = objective.collate([(record_id, 0) for record_id in first])
+    batch = micro.batch.to(policy.device)
+    difference = adapters.merge(policy, lambda: scorer(batch))
+    temporary = folder / ".checkpoint"
+    shutil.rmtree(temporary, ignore_errors=True)
+    policy.save(temporary, stage=folder.name)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    temporary.rename(folder / "checkpoint")
+    return difference

@@ -1,0 +1,139 @@
+"""What is trained: one adapter with two ranks, the projector in full, three learning-rate groups.
+
+The reference policy is the same model with its adapters off, projector included; no second model.
+A stage ends with a *merged* checkpoint whose logits were compared with the adapted model's.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from stllava.config import LoraSection, TrainSection
+from stllava.errors import PolicyError
+from stllava.policy.policy import Policy
+
+log = logging.getLogger(__name__)
+
+PROJECTOR = "multi_modal_projector"
+LLM_LINEARS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+VIT_LINEARS = "q_proj|k_proj|v_proj|out_proj|fc1|fc2"
+GROUPS = ("lora_llm", "lora_vit", "projector")
+
+# The merged model adds B @ A to the weight once instead of at every call: fp32 rounding only.
+MERGE_TOLERANCE = 2e-3
+
+
+def adapt(policy: Policy, settings: TrainSection) -> None:
+    """Wrap the policy's model with fresh adapters, in place. Adapter B matrices start at zero."""
+    lora = settings.lora
+    targets = []
+    if lora.llm_rank:
+        targets.append(rf".*language_model.*\.({LLM_LINEARS})")
+    if lora.vit_rank:
+        layers = "|".join(map(str, range(num_vision_layers(policy))))
+        targets.append(rf".*vision_tower.*\.layers\.({layers})\..*({VIT_LINEARS})")
+    if not targets:
+        raise PolicyError("lora: both ranks are 0; at least one of llm_rank, vit_rank must be set")
+    policy.model = get_peft_model(policy.model, _peft_config(lora, targets, settings))
+    for name, parameter in policy.core.named_parameters():
+        if ".ln_1." in name and PROJECTOR in name:  # never applied: it would get no gradient
+            parameter.requires_grad_(False)
+
+
+def _peft_config(lora: LoraSection, targets: list[str], settings: TrainSection) -> LoraConfig:
+    vision = r".*vision_tower.*"
+    config = LoraConfig(
+        r=lora.llm_rank or lora.vit_rank,
+        lora_alpha=lora.llm_alpha,
+        lora_dropout=lora.llm_dropout,
+        target_modules="|".join(f"({t})" for t in targets),
+        rank_pattern={vision: lora.vit_rank} if lora.vit_rank else {},
+        alpha_pattern={vision: lora.vit_alpha} if lora.vit_rank else {},
+        modules_to_save=[PROJECTOR] if settings.train_projector else None,
+    )
+    return config
+
+
+def num_vision_layers(policy: Policy) -> int:
+    """Vision layers whose output reaches the language model; later ones would train nothing."""
+    config = policy.core.config
+    depth = int(config.vision_config.num_hidden_layers)
+    layer = config.vision_feature_layer
+    last = max(layer) if isinstance(layer, list) else layer
+    return last if last >= 0 else depth + 1 + last
+
+
+def set_dropout(policy: Policy, lora: LoraSection) -> None:
+    """LoRA dropout per group; PEFT has one number for all, so it is set after wrapping."""
+    for name, module in policy.core.named_modules():
+        if name.endswith("lora_dropout.default") and hasattr(module, "p"):
+            module.p = lora.vit_dropout if "vision_tower" in name else lora.llm_dropout
+
+
+def group_of(name: str) -> str:
+    """The learning-rate group a trainable parameter belongs to."""
+    if PROJECTOR in name:
+        return "projector"
+    return "lora_vit" if "vision_tower" in name else "lora_llm"
+
+
+def parameter_groups(model: nn.Module, settings: TrainSection) -> list[dict[str, Any]]:
+    """AdamW groups in the order of GROUPS; empty ones are left out."""
+    rates = dict(
+        zip(GROUPS, (settings.lr_llm, settings.lr_vit, settings.lr_projector), strict=True)
+    )
+    members: dict[str, list[tuple[str, nn.Parameter]]] = {group: [] for group in GROUPS}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            members[group_of(name)].append((name, parameter))
+    return [
+        {
+            "name": group,
+            "params": [p for _, p in named],
+            "names": [n for n, _ in named],
+            "lr": rates[group],
+            "weight_decay": settings.weight_decay,
+        }
+        for group, named in members.items()
+        if named
+    ]
+
+
+@contextmanager
+def reference(policy: Policy) -> Iterator[None]:
+    """Within it the policy answers as before training: LoRA off, projector and tower frozen."""
+    with policy.model.disable_adapter():
+        yield
+
+
+def merge(policy: Policy, probe: Callable[[], Tensor]) -> float:
+    """Merge adapters into the weights, in place. Returns the largest change of `probe`'s output.
+
+    `probe` computes log-probabilities on real inputs. Raises PolicyError above MERGE_TOLERANCE.
+    """
+    policy.model.eval()
+    with torch.inference_mode():
+        before = probe()
+    policy.model = policy.model.merge_and_unload()
+    with torch.inference_mode():
+        after = probe()
+    difference = (before - after).abs().max().item()
+    if not difference <= MERGE_TOLERANCE:
+        raise PolicyError(
+            f"merged and adapted model differ by {difference:.2g} nats (allowed "
+            f"{MERGE_TOLERANCE:g}); the merged checkpoint was not written"
+        )
+    return difference
+
+
+def zero_lora_b(state: dict[str, Tensor]) -> list[str]:
+    """LoRA B matrices that are all zero: those adapters never trained."""
+    return [name for name, t in state.items() if re.search(r"lora_B", name) and not t.any()]

@@ -1,0 +1,221 @@
+"""The records that the stages exchange, one JSON object a line, joined by id and never by line.
+
+Every record is frozen and refuses unknown fields. Images are never inside records: an `Image`
+names a file, and only `stllava.images` opens it. Ids are readable and derived from one another:
+image `p0012-1`, its question `p0012-1/q0`, that question's second draw `p0012-1/q0/d1`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+SCHEMA = 1  # raise when a field changes meaning; plan.json of every stage carries it
+
+
+class Record(BaseModel):
+    """A frozen record; a misspelt or unknown field is an error, never silently dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Image(Record):
+    """One image file and what was done to it before a model sees it."""
+
+    id: str
+    path: str  # relative to the image root written in prepare/plan.json
+    sha256: str  # of the file's bytes
+    width: int  # pixels
+    height: int  # pixels
+    group: str  # patient or case: splits, intervals and leak checks go by it
+    source: str  # where it came from: "vqa-rad", "folder", "phantom", ...
+    mapping: str = "none"  # how stored values became 8-bit ones
+    full_path: str | None = None  # 16-bit copy for review, if kept
+
+
+class Turn(Record):
+    """One question and its answer. `*_ids` are the tokens a policy sampled, end token included."""
+
+    question: str
+    answer: str | None = None  # None: still to be answered
+    question_ids: tuple[int, ...] | None = None
+    answer_ids: tuple[int, ...] | None = None
+
+
+class Conversation(Record):
+    """Instruction data: several turns about one image (X_c and X_v in section 2 of the paper)."""
+
+    id: str
+    image: str
+    turns: tuple[Turn, ...]
+
+
+class Split(Record):
+    """Which part of the data an image belongs to; all images of a group share it."""
+
+    image: str
+    group: str
+    split: Literal["train", "dev", "test"]
+
+
+class Dropped(Record):
+    """One item that did not go further, and why."""
+
+    id: str
+    stage: str
+    reason: str
+
+
+class Request(Record):
+    """One thing a Generator is asked to say."""
+
+    id: str
+    image: str
+    turns: tuple[Turn, ...]  # the last one may have answer None: that is what is asked for
+    speaker: Literal["assistant", "asker"] = "assistant"
+    num_draws: int = 1
+    max_tokens: int = 64
+
+
+class Usage(Record):
+    """Tokens as the provider counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Draw(Record):
+    """One sampled text. `logprobs` are natural logs of the raw softmax, before temperature."""
+
+    request_id: str
+    index: int
+    text: str
+    token_ids: tuple[int, ...] | None = None  # end token included when finish is "stop"
+    logprobs: tuple[float, ...] | None = None  # one per token id
+    finish: Literal["stop", "length", "refused", "error"] = "stop"
+    seed: int = 0
+    usage: Usage | None = None
+    model: str | None = None  # the model id the provider returned, where it returns one
+
+    @property
+    def id(self) -> str:
+        return f"{self.request_id}/d{self.index}"
+
+
+class Question(Record):
+    """A question the policy asked about an image (X_q of stage 2)."""
+
+    id: str
+    image: str
+    question: str
+    asked_by: str
+    question_ids: tuple[int, ...] | None = None
+
+
+class Answers(Record):
+    """All draws for one question, in index order."""
+
+    id: str
+    image: str
+    question: str
+    draws: tuple[Draw, ...]
+
+
+VerdictState = Literal[
+    "ok",
+    "tie",
+    "inconsistent",
+    "refused",
+    "filtered",
+    "unparsed",
+    "transport_failed",
+    "budget_stopped",
+    "skipped",
+    "both_bad",
+    "cannot_judge",
+]
+
+
+class Verdict(Record):
+    """What one judge said about one ordered pair of draws."""
+
+    id: str  # hash of the fields that identify it
+    answers_id: str
+    pair: tuple[int, int]  # indices into Answers.draws; order[0] was shown first
+    order: tuple[int, int]
+    view: Literal["image", "blank"] = "image"
+    sample: int = 0  # repeat number of the same call
+    judge: str
+    winner: int | None = None  # index into Answers.draws; None unless state is "ok"
+    scores: tuple[float, float] | None = None  # 1..10, in the order of `pair`
+    state: VerdictState
+    reason: str = ""  # why the state is not "ok", in our words
+    reply: str = ""  # what the judge wrote, raw
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    model_returned: str | None = None
+    time: str = ""  # UTC, ISO 8601
+
+    @model_validator(mode="after")
+    def _winner_iff_ok(self) -> Verdict:
+        if (self.winner is not None) != (self.state == "ok"):
+            raise ValueError("winner is set exactly when state is 'ok'")
+        return self
+
+
+class Preference(Record):
+    """One training pair of stage 2: (X_v, X_q, X_aw, X_al)."""
+
+    id: str
+    answers_id: str
+    image: str
+    question: str
+    chosen: Draw
+    rejected: Draw
+    margin: float  # difference of the judge's mean scores, 0..9
+    weight: float = 1.0
+    source: str  # judge or expert
+    edited: bool = False  # chosen was rewritten by an expert
+
+
+class VQASample(Record):
+    """One benchmark question with its reference answer."""
+
+    id: str
+    image: str
+    question: str
+    answer: str
+    kind: Literal["open", "closed"]
+    options: tuple[str, ...] = ()
+    answer_type: str = ""  # as annotated in the source
+    split: str = "test"
+    categories: dict[str, str] = {}
+    aliases: tuple[str, ...] = ()  # other wordings of the question
+
+
+class Prediction(Record):
+    """A model's answer to a benchmark question."""
+
+    id: str  # of the VQASample
+    text: str
+    finish: str = "stop"
+    num_tokens: int | None = None
+
+
+class Item(Record):
+    """One scored benchmark question: what `compare` and every table are made from."""
+
+    id: str
+    image: str
+    group: str
+    kind: Literal["open", "closed"]
+    categories: dict[str, str] = {}
+    metrics: dict[str, float]  # per question, in percent where it is a share
+    answer_words: int = 0
+    verdict: str | None = None  # closed: yes, no, option, abstain, both
+    missing: bool = False
+    leaked: bool = False
+
+
+JSONObject = dict[str, Any]

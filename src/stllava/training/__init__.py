@@ -1,0 +1,1 @@
+"""Both training stages: one trainer, two objectives. Knows no judge and no benchmark."""

@@ -1,0 +1,19 @@
+"""Where the real data lie; tests that need them skip, with the reason, where they are absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO_ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder that holds vqa_rad/, slake/, ...: STLLAVA_TEST_DATA, else ../shared/data."""
+    root = Path(os.environ.get("STLLAVA_TEST_DATA", REPO_ROOT / "../shared/data"))
+    if not root.is_dir():
+        pytest.skip(f"no real data at {root}; set STLLAVA_TEST_DATA")
+    return root

@@ -250,7 +250,7 @@ def name_pictures(trainer: Trainer, pictures: Pictures, num_steps: int, batch: i
         logits = head(patches.mean(1)).float()
         return F.binary_cross_entropy_with_logits(logits, target) * 10
 
-    params = [p for p in tower.parameters()] + list(head.parameters())
+    params = [*tower.parameters(), *head.parameters()]
     trainer.run("a name pictures", num_steps, [{"params": params, "lr": 2e-3}], loss_of)
 
 

@@ -269,6 +269,15 @@ def test_a_stop_sends_nothing_more(endpoint):
     assert len(server.bodies) <= 4
 
 
+def test_a_stop_ends_the_waits_of_calls_in_flight(endpoint, image_path):
+    busy = failure(503, retry_after="3")
+    with chat_server(lambda prompt: failure(401) if prompt == "q0" else busy) as server:
+        generator = EndpointGenerator(server.url, "m", image_path=image_path, concurrency=2)
+        with pytest.raises(JudgeError):
+            ask(generator, request("q0", id_="r0"), request("q1", id_="r1"))
+    assert len(server.bodies) <= 2
+
+
 def test_draws_before_a_stop_are_not_lost(endpoint):
     with chat_server(lambda prompt: failure(401) if prompt == "q3" else prompt) as server:
         draws = endpoint(server, concurrency=2).generate(

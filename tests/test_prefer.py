@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stllava.judging.prefer import PreferSettings, prefer
+from stllava.config import PreferSection
+from stllava.judging.prefer import prefer
 from stllava.records import Answers, Draw, Verdict
 
 LEFT, RIGHT = "in the left lung", "in the right lung"
@@ -34,7 +35,7 @@ def verdict(scores=None, *, pair=(0, 1), swapped=False, id_="p1/q0", state=None,
 
 def run(answers, verdicts, *, seed=0, **chosen):
     answers = [answers] if isinstance(answers, Answers) else answers
-    return prefer(answers, verdicts, PreferSettings(**chosen), seed=seed)
+    return prefer(answers, verdicts, PreferSection(**chosen), seed=seed)
 
 
 def reasons(result):
@@ -119,6 +120,12 @@ def test_blank_view_verdicts_are_not_used():
 def test_a_verdict_read_twice_counts_once():
     once = run(item(LEFT, RIGHT), [verdict((9, 4))])
     assert run(item(LEFT, RIGHT), [verdict((9, 4))] * 2) == once
+
+
+def test_a_failed_call_that_was_asked_again_is_replaced_by_its_verdict():
+    result = run(item(LEFT, RIGHT), [verdict(state="transport_failed"), verdict((9, 4))])
+    assert len(result.preferences) == 1
+    assert result.counts["verdicts"] == {"ok": 1}
 
 
 def test_a_judge_that_only_ranks_gives_a_margin_of_one():

@@ -52,7 +52,7 @@ FORMATS = {STLLAVA.name: STLLAVA}
 
 
 class Tokens(NamedTuple):
-    """Token ids and, for each, whether it is learned and as what (NOT_LEARNED, QUESTION, ANSWER)."""
+    """Token ids and, for each, NOT_LEARNED, QUESTION or ANSWER."""
 
     ids: list[int]
     learned: list[int]
@@ -114,7 +114,8 @@ class Chat:
     ) -> list[_Piece]:
         if ids is not None:
             return [_Piece("", learned, ids)]
-        return [_Piece(" " if glue else ""), _Piece(self._clean(text) + self.format.end, learned)]
+        # The blank is the speaker's: prompts end before it, and not every token swallows it.
+        return [_Piece((" " if glue else "") + self._clean(text) + self.format.end, learned)]
 
     def _clean(self, text: str) -> str:
         """Text without the format's own control tokens: data must not open or close a turn."""

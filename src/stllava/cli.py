@@ -16,8 +16,8 @@ from stllava import __version__
 from stllava.errors import RunError, StllavaError
 
 app = typer.Typer(
-    help="Self-training for medical vision-language models: ask, answer, prefer, align, measure.\n\n"
-    "Start with `stllava demo`: the whole method on drawn images, on a laptop, in minutes.",
+    help="Self-training for medical vision-language models: ask, answer, prefer, align, "
+    "measure.\n\nStart with `stllava demo`: the whole method on drawn images, on a laptop.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -140,17 +140,20 @@ class JudgeSection(Section):
 
 
 class PreferSection(Section):
-    """Verdicts become training pairs; see `judging.prefer` for each rule."""
+    """Which verdicts become training pairs; the paper has `select: pair` and no further rule.
+
+    Lengths are in words, scores and margins in points of the judge's 1..10.
+    """
 
     select: Literal["pair", "best_worst"] = "best_worst"
-    min_margin: float = Field(0.0, ge=0)
-    min_chosen_score: float | None = None
-    max_length_gap: int | None = None
-    balance_yes_no: bool = False
-    balance_length: bool = False
-    max_per_image: int | None = None
-    orders_must_agree: bool = True
-    weight: Literal["none", "margin"] = "none"
+    orders_must_agree: bool = True  # a pair that its two orders name differently is dropped
+    min_margin: float = Field(default=0.0, ge=0)  # the margin must be greater
+    min_chosen_score: float | None = None  # the best answer must also be a good one
+    max_length_gap: int | None = Field(default=None, ge=0)  # rejected is the one closest in length
+    max_per_image: int | None = Field(default=None, ge=1)  # largest margins first
+    balance_yes_no: bool = False  # as many chosen answers open with yes as with no
+    balance_length: bool = False  # chosen is the longer one as often as the shorter one
+    weight: Literal["none", "margin"] = "none"  # margin: in proportion to it, mean 1
 
 
 class DpoSection(TrainSection):

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -125,7 +126,8 @@ class Stage:
     ) -> bool:
         """Write or check the plan and cut files back to the last finished unit.
 
-        `by_id`: records are resumed one by one, so only a torn last line is cut. Returns False if the stage is complete already. Raises RunError if the folder was made from
+        `by_id`: records are resumed one by one, so only a torn last line is cut.
+        Returns False if the stage is complete already. Raises RunError if the folder was made from
         other inputs or settings: old and new records are never mixed.
         """
         self.path.mkdir(parents=True, exist_ok=True)
@@ -167,7 +169,7 @@ class Stage:
 
     def _cut_back(self) -> None:
         progress = self.path / "progress.jsonl"
-        last = {"unit": -1, "sizes": {}}
+        last: dict[str, Any] = {"unit": -1, "sizes": {}}
         for last in read_json_lines(progress, torn_ok=True):  # noqa: B007
             pass
         self.next_unit = last["unit"] + 1
@@ -324,6 +326,13 @@ def sha256(path: Path) -> str:
     if path.is_dir():
         parts = [f"{p.name}:{sha256(p)}" for p in sorted(path.iterdir()) if p.is_file()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """A 7B checkpoint is the input of several stages of one process; it is read once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -335,7 +344,7 @@ def utc_now() -> str:
 
 def environment() -> dict[str, Any]:
     """Versions and hardware, for the record. Imports nothing heavy."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in ("stllava", "torch", "transformers", "peft", "accelerate", "numpy", "pydantic"):
         try:
             versions[name] = metadata.version(name)

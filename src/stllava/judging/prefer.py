@@ -9,32 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from stllava.config import PreferSection
 from stllava.judging.balance import Tally, balance, cap_per_image, num_words
 from stllava.judging.pairing import IDENTICAL, Pair, normalise, pairs, unanswerable
 from stllava.records import Answers, Draw, Dropped, Preference, Verdict
-
-
-class PreferSettings(BaseModel):
-    """Which verdicts become training pairs. The paper has `select="pair"` and no further rule.
-
-    Lengths are in words, scores and margins in points of the judge's 1..10.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    select: Literal["pair", "best_worst"] = "best_worst"
-    orders_must_agree: bool = True  # a pair that its two orders name differently is dropped
-    min_margin: float = Field(default=0.0, ge=0)  # the margin must be greater
-    min_chosen_score: float | None = None  # the best answer must also be a good one
-    max_length_gap: int | None = Field(default=None, ge=0)  # rejected is the one closest in length
-    max_per_image: int | None = Field(default=None, ge=1)  # largest margins first
-    balance_yes_no: bool = False  # as many chosen answers open with yes as with no
-    balance_length: bool = False  # chosen is the longer one as often as the shorter one
-    weight: Literal["none", "margin"] = "none"  # margin: in proportion to it, mean 1
 
 
 class PreferResult(NamedTuple):
@@ -48,7 +28,7 @@ class PreferResult(NamedTuple):
 def prefer(
     answers: Iterable[Answers],
     verdicts: Iterable[Verdict],
-    settings: PreferSettings,
+    settings: PreferSection,
     *,
     seed: int,
 ) -> PreferResult:
@@ -57,7 +37,8 @@ def prefer(
     by_answers: dict[str, dict[str, Verdict]] = defaultdict(dict)
     for verdict in verdicts:
         if verdict.view == "image":
-            by_answers[verdict.answers_id][verdict.id] = verdict  # an id said twice counts once
+            # The last of an id counts: it is a failed call that was asked again.
+            by_answers[verdict.answers_id][verdict.id] = verdict
     for said in by_answers.values():
         tally.counts["verdicts"].update(verdict.state for verdict in said.values())
     kept: list[Preference] = []
@@ -81,7 +62,7 @@ def prefer(
 
 
 def _prefer_one(
-    item: Answers, verdicts: Iterable[Verdict], settings: PreferSettings, tally: Tally
+    item: Answers, verdicts: Iterable[Verdict], settings: PreferSection, tally: Tally
 ) -> list[Preference]:
     """The preferences of one question: up to one per pair, or one in all."""
     by_pair: dict[Pair, list[Verdict]] = defaultdict(list)
@@ -153,7 +134,7 @@ def _choose(
     item: Answers,
     where: str,
     said: Sequence[Verdict],
-    settings: PreferSettings,
+    settings: PreferSection,
     tally: Tally,
 ) -> Preference | None:
     """The best-scored draw against the worst or, within `max_length_gap`, the closest in length."""

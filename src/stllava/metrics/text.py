@@ -23,7 +23,9 @@ UNITS = "mm|cm|m|ml|cc|mg|kg|g|hu|kv|kvp|mas|hz|mhz"
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _ABBREVIATION = re.compile(r"(?<![^\W_])(?:[^\W\d_]\.){2,}")  # p.a. is pa
 _NO_LEADING_ZERO = re.compile(r"(?<![\w.])\.(?=\d)")
-_NUMBER_AND_UNIT = re.compile(rf"(?<![^\W_])(\d+(?:\.\d+)*)({UNITS})(?![^\W_])")  # not t2, l4, 3d
+_NUMBER_AND_UNIT = re.compile(
+    rf"(?<![^\W_]|\.)(\d+(?:\.\d+)*)({UNITS})(?![^\W_])"
+)  # not t2, l4, 3d
 _TOKEN = re.compile(r"(?:(?<!\S)-(?=\d))?(?:\d+(?:\.\d+)+|[^\W_]+)|[%°]")
 
 

@@ -13,8 +13,9 @@ LESION_SLOTS: tuple[Point, ...] = ((24, 35), (37, 31), (23, 50), (36, 46))
 LESION_RADIUS = {"small": 2.5, "large": 5.6}
 
 
-def draw_abdomen(findings: Sequence[Finding], rng: np.random.Generator, build: float,
-                 size: int) -> Canvas:
+def draw_abdomen(
+    findings: Sequence[Finding], rng: np.random.Generator, build: float, size: int
+) -> Canvas:
     """Draw the slice with its findings; `build` widens the body (about 1)."""
     kinds = {finding.kind: finding for finding in findings}
     canvas = Canvas(size, 4)
@@ -45,8 +46,14 @@ def _draw_wall(canvas: Canvas, build: float, rng: np.random.Generator) -> None:
     canvas.ellipse(48, 52, w - 6.5, h - 4.8, 56)
     for degrees in (15.0, 40.0, 140.0, 165.0, 190.0, 350.0):
         t = np.radians(degrees)
-        canvas.ellipse(48 + (w - 5.6) * np.cos(t), 53 + (h - 3.8) * np.sin(t), 2.2, 1.1, 225,
-                       angle=degrees + 90)
+        canvas.ellipse(
+            48 + (w - 5.6) * np.cos(t),
+            53 + (h - 3.8) * np.sin(t),
+            2.2,
+            1.1,
+            225,
+            angle=degrees + 90,
+        )
 
 
 def _draw_gut(canvas: Canvas, rng: np.random.Generator) -> None:

@@ -75,13 +75,20 @@ def _yes_no(ask: Ask, picture: Picture, rng: random.Random, short: bool, world: 
     return f"{word}, {pick(rng, normal)}."
 
 
-def _presence_reason(ask: Ask, picture: Picture, rng: random.Random, world: World,
-                     detail: bool) -> str:
+def _presence_reason(
+    ask: Ask, picture: Picture, rng: random.Random, world: World, detail: bool
+) -> str:
     kind, found = world.kinds[ask.kind], find(picture, ask.kind)
     if found is None:
         be = "are" if kind.only_plural else "is"
-        return pick(rng, (f"there {be} no {kind.name}", f"I see no {kind.name}",
-                          f"the image shows no {kind.name}"))
+        return pick(
+            rng,
+            (
+                f"there {be} no {kind.name}",
+                f"I see no {kind.name}",
+                f"the image shows no {kind.name}",
+            ),
+        )
     if ask.side and ask.side != found.side:  # "No, ..." to a question about the wrong side
         name, be = (kind.plural, "are") if found.count > 1 else (kind.name, "is")
         return f"the {name} {be} {place_phrase(kind, found.side)}"
@@ -97,8 +104,11 @@ def _modality(picture: Picture, rng: random.Random, short: bool) -> str:
 
 def _findings(picture: Picture, rng: random.Random, short: bool, world: World) -> str:
     if not picture.findings:
-        return "Nothing." if short else pick(
-            rng, (f"Nothing is {world.odd}.", f"There is nothing {world.odd}."))
+        return (
+            "Nothing."
+            if short
+            else pick(rng, (f"Nothing is {world.odd}.", f"There is nothing {world.odd}."))
+        )
     if short:
         kinds = world.kinds
         phrases = [finding_phrase(f, kinds[f.kind], detail=False) for f in picture.findings]
@@ -118,7 +128,8 @@ def _description(picture: Picture, rng: random.Random, short: bool, world: World
         phrases = [finding_phrase(f, kinds[f.kind], detail=False) for f in picture.findings]
         return sentence(f"{with_article(name)} with {' and '.join(phrases)}")
     return f"{_modality(picture, rng, short=False)} " + sentence(
-        _all_findings(picture, rng, world, detail=True))
+        _all_findings(picture, rng, world, detail=True)
+    )
 
 
 def _attribute(ask: Ask, picture: Picture, rng: random.Random, short: bool, world: World) -> str:
@@ -138,6 +149,9 @@ def _attribute(ask: Ask, picture: Picture, rng: random.Random, short: bool, worl
             "size": (found.size, found.size),
         }[ask.topic]
         terse = (value[0], value[0])
-        plain = (f"{it} {be} {value[1]}", f"the {the} {be} {value[1]}",
-                 f"there {be} {finding_phrase(found, kind)}")
+        plain = (
+            f"{it} {be} {value[1]}",
+            f"the {the} {be} {value[1]}",
+            f"there {be} {finding_phrase(found, kind)}",
+        )
     return sentence(pick(rng, terse if short else plain))

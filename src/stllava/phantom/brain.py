@@ -14,8 +14,9 @@ HEMORRHAGE_RADII = {"small": (3.8, 2.2), "large": (8.6, 5.0)}
 FRONT_Y, BACK_Y = 33.0, 65.0  # a mass takes one of them, a hemorrhage the other
 
 
-def draw_brain(findings: Sequence[Finding], rng: np.random.Generator, build: float,
-               size: int) -> Canvas:
+def draw_brain(
+    findings: Sequence[Finding], rng: np.random.Generator, build: float, size: int
+) -> Canvas:
     """Draw the slice with its findings; `build` widens the head (about 1)."""
     kinds = {finding.kind: finding for finding in findings}
     canvas = Canvas(size, 4)

@@ -27,8 +27,9 @@ class Canvas:
         self.image = Image.new(mode, (size * OVERSAMPLE,) * 2, fill)
         self.pen = ImageDraw.Draw(self.image)
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Colour,
-                angle: float = 0.0) -> None:
+    def ellipse(
+        self, x: float, y: float, rx: float, ry: float, fill: Colour, angle: float = 0.0
+    ) -> None:
         """Fill an ellipse; `angle` in degrees, clockwise on the picture."""
         if angle:
             self.polygon(ellipse_points(x, y, rx, ry, angle), fill)
@@ -43,8 +44,12 @@ class Canvas:
         self.polygon(((x0, y0), (x1, y0), (x1, y1), (x0, y1)), fill)
 
     def line(self, points: Sequence[Point], fill: Colour, width: float) -> None:
-        self.pen.line([(self.scale * x, self.scale * y) for x, y in points], fill=fill,
-                      width=max(1, round(self.scale * width)), joint="curve")
+        self.pen.line(
+            [(self.scale * x, self.scale * y) for x, y in points],
+            fill=fill,
+            width=max(1, round(self.scale * width)),
+            joint="curve",
+        )
 
     def add(self, other: Canvas, blur: float = 0.0) -> None:
         """Add another layer's brightness, as overlapping shadows do on an x-ray."""
@@ -70,13 +75,22 @@ class Canvas:
         small = self.image.reduce(OVERSAMPLE)  # first: turning four times the pixels is slow
         pixels = self.size / UNITS
         move = (round(shift[0] * pixels), round(shift[1] * pixels))
-        turned = small.rotate(angle, Image.Resampling.BILINEAR, translate=move,
-                              fillcolor=small.getpixel((0, 0)))
+        turned = small.rotate(
+            angle, Image.Resampling.BILINEAR, translate=move, fillcolor=small.getpixel((0, 0))
+        )
         return np.asarray(turned, dtype=np.float32)
 
 
-def ellipse_points(x: float, y: float, rx: float, ry: float, angle: float = 0.0,
-                   start: float = 0.0, stop: float = 360.0, steps: int = 28) -> list[Point]:
+def ellipse_points(
+    x: float,
+    y: float,
+    rx: float,
+    ry: float,
+    angle: float = 0.0,
+    start: float = 0.0,
+    stop: float = 360.0,
+    steps: int = 28,
+) -> list[Point]:
     """Points of an ellipse's outline from `start` to `stop` degrees, turned by `angle`."""
     c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     points = []

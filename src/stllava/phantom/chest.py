@@ -16,8 +16,9 @@ NODULE_SLOTS: tuple[Point, ...] = ((32, 20), (25, 32.5), (37, 37), (37, 27))
 NODULE_RADIUS = {"small": 2.6, "large": 5.4}
 
 
-def draw_chest(findings: Sequence[Finding], rng: np.random.Generator, build: float,
-               size: int) -> Canvas:
+def draw_chest(
+    findings: Sequence[Finding], rng: np.random.Generator, build: float, size: int
+) -> Canvas:
     """Draw the chest with its findings; `build` widens the body (about 1)."""
     kinds = {finding.kind: finding for finding in findings}
     canvas = Canvas(size, 6)
@@ -42,9 +43,25 @@ def _sign(side: str) -> int:
 
 def _draw_body(canvas: Canvas, build: float) -> None:
     w = 41 * build
-    canvas.polygon(((40, -4), (56, -4), (57, 5), (72, 9), (MIDDLE + w, 15), (MIDDLE + w + 9, 34),
-                    (MIDDLE + w, 40), (MIDDLE + w - 1, 100), (MIDDLE - w + 1, 100),
-                    (MIDDLE - w, 40), (MIDDLE - w - 9, 34), (MIDDLE - w, 15), (24, 9), (39, 5)), 92)
+    canvas.polygon(
+        (
+            (40, -4),
+            (56, -4),
+            (57, 5),
+            (72, 9),
+            (MIDDLE + w, 15),
+            (MIDDLE + w + 9, 34),
+            (MIDDLE + w, 40),
+            (MIDDLE + w - 1, 100),
+            (MIDDLE - w + 1, 100),
+            (MIDDLE - w, 40),
+            (MIDDLE - w - 9, 34),
+            (MIDDLE - w, 15),
+            (24, 9),
+            (39, 5),
+        ),
+        92,
+    )
     canvas.rect(MIDDLE - w + 4, 70, MIDDLE + w - 4, 100, 128)  # below the diaphragm: abdomen
     canvas.rect(41, -4, 55, 80, 128)  # spine and mediastinum
 
@@ -53,10 +70,20 @@ def _draw_lungs(canvas: Canvas, build: float) -> None:
     """Two dark lungs with pointed tops; the right diaphragm stands higher (the liver)."""
     for sign, floor in ((-1, 69.0), (1, 72.0)):
         x = [MIDDLE + sign * v * build for v in (6, 10, 20, 29, 34, 35.5, 35, 33)]
-        outline = [(x[0], 24.0), (x[1], 14.0), (x[2], 10.0), (x[3], 18.0), (x[4], 34.0),
-                   (x[5], 52.0), (x[6], floor), (x[7], floor + 7)]
-        dome = [(MIDDLE + sign * v * build, floor + d)
-                for v, d in ((30, 2), (25, -2), (18, -4), (11, -2.5), (7, 1))]
+        outline = [
+            (x[0], 24.0),
+            (x[1], 14.0),
+            (x[2], 10.0),
+            (x[3], 18.0),
+            (x[4], 34.0),
+            (x[5], 52.0),
+            (x[6], floor),
+            (x[7], floor + 7),
+        ]
+        dome = [
+            (MIDDLE + sign * v * build, floor + d)
+            for v, d in ((30, 2), (25, -2), (18, -4), (11, -2.5), (7, 1))
+        ]
         canvas.polygon(outline + dome, 26)
     for sign in (-1, 1):  # vessels leaving the hilum
         hilum = MIDDLE + sign * 9
@@ -81,11 +108,24 @@ def _draw_heart(canvas: Canvas, rng: np.random.Generator, *, enlarged: bool) -> 
 
 def _draw_effusion(canvas: Canvas, sign: int, build: float) -> None:
     """Fluid hides the diaphragm and climbs the chest wall: a meniscus, higher at the side."""
+
     def at(v: float) -> float:
         return MIDDLE + sign * v * build
 
-    canvas.polygon(((at(37), 44), (at(33), 52), (at(26), 56.5), (at(16), 58.5), (at(6), 59),
-                    (at(6), 71), (at(18), 67), (at(30), 73), (at(36), 80)), 178)
+    canvas.polygon(
+        (
+            (at(37), 44),
+            (at(33), 52),
+            (at(26), 56.5),
+            (at(16), 58.5),
+            (at(6), 59),
+            (at(6), 71),
+            (at(18), 67),
+            (at(30), 73),
+            (at(36), 80),
+        ),
+        178,
+    )
 
 
 def _bones(size: int, build: float, rng: np.random.Generator) -> Canvas:
@@ -96,12 +136,12 @@ def _bones(size: int, build: float, rng: np.random.Generator) -> Canvas:
         reach = min(36.0, 22 + 5.5 * i)
         for sign in (-1, 1):
             x = MIDDLE + sign * build * reach * 0.5
-            rib = ellipse_points(x, top + 5, build * reach * 0.5, 5, sign * 16,
-                                 180, 360, steps=12)
+            rib = ellipse_points(x, top + 5, build * reach * 0.5, 5, sign * 16, 180, 360, steps=12)
             bones.line(rib, 30, 1.5)
     for sign in (-1, 1):
-        bones.line(((MIDDLE + sign * 4, 15), (MIDDLE + sign * 20, 9.5), (MIDDLE + sign * 36, 11)),
-                   66, 2.2)
+        bones.line(
+            ((MIDDLE + sign * 4, 15), (MIDDLE + sign * 20, 9.5), (MIDDLE + sign * 36, 11)), 66, 2.2
+        )
     for y in range(2, 96, 7):
         bones.rect(44.5, y, 51.5, y + 4.6, 16)
     return bones

@@ -28,11 +28,39 @@ from stllava.phantom.world import Picture
 
 ParsedQuestion = Ask  # a question read back is the Ask that the generator starts from
 MAX_UNKNOWN_SHARE = 0.25  # of an answer's words; above it the answer is garbage
-FRAME_WORDS = frozenset((
-    "yes", "no", "the", "a", "an", "is", "are", "on", "in", "of", "it", "they", "this", "there",
-    "i", "see", "seen", "shows", "show", "image", "side", "with", "and", "but", "not", "nothing",
-    "none", "anything", "also",
-))
+FRAME_WORDS = frozenset(
+    (
+        "yes",
+        "no",
+        "the",
+        "a",
+        "an",
+        "is",
+        "are",
+        "on",
+        "in",
+        "of",
+        "it",
+        "they",
+        "this",
+        "there",
+        "i",
+        "see",
+        "seen",
+        "shows",
+        "show",
+        "image",
+        "side",
+        "with",
+        "and",
+        "but",
+        "not",
+        "nothing",
+        "none",
+        "anything",
+        "also",
+    )
+)
 
 
 class Claim(NamedTuple):
@@ -99,8 +127,12 @@ def is_true(claim: Claim, picture: Picture, world: World) -> bool:
     found = find(picture, kind_name)
     if found is None:
         return False
-    actual = {"side": found.side, "size": found.size, "count": NUMBERS[found.count],
-              "place": world.kinds[kind_name].place}
+    actual = {
+        "side": found.side,
+        "size": found.size,
+        "count": NUMBERS[found.count],
+        "place": world.kinds[kind_name].place,
+    }
     return actual[claim.about] == claim.value
 
 
@@ -215,5 +247,3 @@ _AFTER_YES_NO = frozenset(("there", "the", "i", "it", "they", "nothing", "this")
 
 def _other(word: str) -> str:
     return "no" if word == "yes" else "yes"
-
-

@@ -22,24 +22,49 @@ YES_NO_TOPICS = ("presence", "normal", "odd")
 
 # {a}: "a nodule"; {the}: "nodule" or "nodules"; {is_}: "is" or "are"; {at}: "in the left lung"
 TEMPLATES: dict[str, tuple[str, ...]] = {
-    "describe": ("Describe the image.", "What do you see in the image?",
-                 "What does the image show?", DESCRIBE),
-    "modality": ("What {type_noun} is this?", "Which {type_noun} is shown?",
-                 "What kind of image is this?"),
+    "describe": (
+        "Describe the image.",
+        "What do you see in the image?",
+        "What does the image show?",
+        DESCRIBE,
+    ),
+    "modality": (
+        "What {type_noun} is this?",
+        "Which {type_noun} is shown?",
+        "What kind of image is this?",
+    ),
     "findings": ("What is {odd} in the image?", "What is {odd} here?", "Which findings are seen?"),
-    "normal": ("Is the image {normal}?", "Is this a {normal} image?",
-               "Does the image look {normal}?"),
-    "odd": ("Is anything {odd} here?", "Do you see anything {odd}?",
-            "Does the image show anything {odd}?"),
+    "normal": (
+        "Is the image {normal}?",
+        "Is this a {normal} image?",
+        "Does the image look {normal}?",
+    ),
+    "odd": (
+        "Is anything {odd} here?",
+        "Do you see anything {odd}?",
+        "Does the image show anything {odd}?",
+    ),
     "presence": ("{Is_} there {a}{at}?", "Do you see {a}{at}?", "Does the image show {a}{at}?"),
-    "where": ("Where {is_} the {the}?", "Where do you see the {the}?",
-              "In which place {is_} the {the}?"),
-    "side": ("Which side {is_} the {the} on?", "On which side {is_} the {the}?",
-             "{Is_} the {the} left or right?"),
-    "size": ("How large {is_} the {the}?", "What size {is_} the {the}?",
-             "{Is_} the {the} small or large?"),
-    "count": ("How many {many} are there?", "How many {many} do you see?",
-              "What is the number of {many}?"),
+    "where": (
+        "Where {is_} the {the}?",
+        "Where do you see the {the}?",
+        "In which place {is_} the {the}?",
+    ),
+    "side": (
+        "Which side {is_} the {the} on?",
+        "On which side {is_} the {the}?",
+        "{Is_} the {the} left or right?",
+    ),
+    "size": (
+        "How large {is_} the {the}?",
+        "What size {is_} the {the}?",
+        "{Is_} the {the} small or large?",
+    ),
+    "count": (
+        "How many {many} are there?",
+        "How many {many} do you see?",
+        "What is the number of {many}?",
+    ),
 }
 STATE_TEMPLATE = "{Is_} the {noun} {state}?"  # presence of a kind that is a state
 
@@ -102,9 +127,14 @@ def questions(ask: Ask, world: World) -> tuple[str, ...]:
     if kind is not None:
         be = "are" if ask.plural or kind.only_plural else "is"
         slots |= {
-            "is_": be, "Is_": be.capitalize(), "a": noun_phrase(kind), "noun": kind.head,
-            "the": kind.plural if ask.plural else kind.name, "state": kind.state,
-            "many": kind.plural, "at": f" {place_phrase(kind, ask.side)}" if ask.side else "",
+            "is_": be,
+            "Is_": be.capitalize(),
+            "a": noun_phrase(kind),
+            "noun": kind.head,
+            "the": kind.plural if ask.plural else kind.name,
+            "state": kind.state,
+            "many": kind.plural,
+            "at": f" {place_phrase(kind, ask.side)}" if ask.side else "",
         }
         if kind.state and ask.topic == "presence":
             templates += (STATE_TEMPLATE,)

@@ -24,7 +24,9 @@ WRONG, MALFORMED = 2, 3
 
 _PROMPT = re.compile(
     r"\[Question\]\n(?P<question>.*?)\n\n\[Answer 1\]\n(?P<first>.*?)\n\n\[End Answer 1\]"
-    r".*?\[Answer 2\]\n(?P<second>.*?)\n\n\[End Answer 2\]", re.DOTALL)
+    r".*?\[Answer 2\]\n(?P<second>.*?)\n\n\[End Answer 2\]",
+    re.DOTALL,
+)
 
 
 class Scored(NamedTuple):
@@ -52,8 +54,9 @@ def score_answer(question: str, answer: str, picture: Picture) -> int:
     return _score(question, answer, picture).score
 
 
-def oracle_reply(prompt_text: str, picture: Picture, *, accuracy: float = 1.0,
-                 seed: int = 0) -> str:
+def oracle_reply(
+    prompt_text: str, picture: Picture, *, accuracy: float = 1.0, seed: int = 0
+) -> str:
     """Reply to the paper's judge prompt: a line "8 6", then one sentence."""
     match = _PROMPT.search(prompt_text)
     if match is None:
@@ -77,8 +80,9 @@ class OracleGenerator:
     The last question of a request is the judge's prompt; `request.image` names the phantom.
     """
 
-    def __init__(self, truth: Mapping[str, Phantom], *, accuracy: float = 1.0,
-                 name: str = "phantom-oracle") -> None:
+    def __init__(
+        self, truth: Mapping[str, Phantom], *, accuracy: float = 1.0, name: str = "phantom-oracle"
+    ) -> None:
         self.name = name
         self._truth = truth
         self._accuracy = accuracy
@@ -88,8 +92,12 @@ class OracleGenerator:
         for request in requests:
             if request.image not in self._truth:
                 raise JudgeError(f"phantom-oracle: {request.image} is no phantom of this run")
-            text = oracle_reply(request.turns[-1].question, self._truth[request.image],
-                                accuracy=self._accuracy, seed=sampling.seed)
+            text = oracle_reply(
+                request.turns[-1].question,
+                self._truth[request.image],
+                accuracy=self._accuracy,
+                seed=sampling.seed,
+            )
             for index in range(request.num_draws):
                 yield Draw(request_id=request.id, index=index, text=text, model=self.name)
 
@@ -132,4 +140,5 @@ def _is_core(claim: Claim, ask: Ask, picture: Picture, world: World) -> bool:
 def _is_restated(claim: Claim, ask: Ask | None) -> bool:
     """A place follows from the kind, and the asked kind's existence from the question."""
     return claim.about == "place" or (
-        ask is not None and claim.about == "exists" and claim.kind == ask.kind)
+        ask is not None and claim.about == "exists" and claim.kind == ask.kind
+    )

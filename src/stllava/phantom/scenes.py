@@ -33,8 +33,15 @@ def _places(finding: Finding, slots: Sequence[Point], rng: np.random.Generator) 
     return [(96 - x, y) if finding.side == "right" else (x, y) for x, y in moved]
 
 
-def _blobs(canvas: Canvas, finding: Finding | None, slots: Sequence[Point],
-           rng: np.random.Generator, fill: Colour, *, flat: float = 1.0) -> None:
+def _blobs(
+    canvas: Canvas,
+    finding: Finding | None,
+    slots: Sequence[Point],
+    rng: np.random.Generator,
+    fill: Colour,
+    *,
+    flat: float = 1.0,
+) -> None:
     """Draw round blobs of the finding's size and count; `flat` < 1 flattens them."""
     if finding is None:
         return
@@ -149,8 +156,17 @@ def window(found: Findings, rng: np.random.Generator, size: int) -> Canvas:
     canvas.ellipse(48, 74 - tall, wide, tall, (205, 190, 140))
     if curtain := found.get("curtain"):
         s = _sign(curtain)
-        canvas.polygon(((48 + s * 37, 40), (48 + s * 30, 50), (48 + s * 18, 54), (48 + s * 3, 55),
-                        (48 + s * 3, 74), (48 + s * 37, 74)), (225, 215, 205))
+        canvas.polygon(
+            (
+                (48 + s * 37, 40),
+                (48 + s * 30, 50),
+                (48 + s * 18, 54),
+                (48 + s * 3, 55),
+                (48 + s * 3, 74),
+                (48 + s * 37, 74),
+            ),
+            (225, 215, 205),
+        )
     if scratch := found.get("scratch"):
         x, y = 48 + _sign(scratch) * 26.0, rng.uniform(44, 58)
         canvas.line(((x - 8, y - 4), (x, y - 1)), (255, 255, 255), 2.6)
@@ -165,8 +181,10 @@ def tree(found: Findings, rng: np.random.Generator, size: int) -> Canvas:
     canvas = Canvas(size, _vary(rng, 175, 200, 215), "RGB")
     canvas.rect(-9, 80, 105, 105, _vary(rng, 95, 130, 70))
     wide = 13 if "big trunk" in found else 3.5
-    canvas.polygon(((48 - wide, 88), (48 - wide * 0.7, 40), (48 + wide * 0.7, 40),
-                    (48 + wide, 88)), (85, 60, 40))
+    canvas.polygon(
+        ((48 - wide, 88), (48 - wide * 0.7, 40), (48 + wide * 0.7, 40), (48 + wide, 88)),
+        (85, 60, 40),
+    )
     leaves = _vary(rng, 60, 95, 50)
     for sign in (-1, 1):
         canvas.ellipse(48 + sign * 23, 32, 21, 25, leaves)
@@ -204,6 +222,11 @@ def butterfly(found: Findings, rng: np.random.Generator, size: int) -> Canvas:
 
 
 SCENES: dict[str, Scene] = {
-    "house": house, "face": face, "pond": pond, "plate": plate,
-    "window": window, "tree": tree, "butterfly": butterfly,
+    "house": house,
+    "face": face,
+    "pond": pond,
+    "plate": plate,
+    "window": window,
+    "tree": tree,
+    "butterfly": butterfly,
 }

@@ -43,8 +43,9 @@ class Told:
     findings: tuple[Finding, ...]
 
 
-def conversation(picture: Picture, rng: random.Random, *, terse: float,
-                 world: World) -> list[tuple[str, str]]:
+def conversation(
+    picture: Picture, rng: random.Random, *, terse: float, world: World
+) -> list[tuple[str, str]]:
     """Return three to five (question, answer) turns, each true of `picture`.
 
     `terse` is the probability that an answer is as short as can be. Six of ten conversations
@@ -58,8 +59,9 @@ def conversation(picture: Picture, rng: random.Random, *, terse: float,
     return [_turn(ask, picture, rng, terse, world) for ask in asks]
 
 
-def _turn(ask: Ask, picture: Picture, rng: random.Random, terse: float,
-          world: World) -> tuple[str, str]:
+def _turn(
+    ask: Ask, picture: Picture, rng: random.Random, terse: float, world: World
+) -> tuple[str, str]:
     question = pick(rng, questions(ask, world))
     if question == DESCRIBE:  # it says "in detail"
         terse = 0.0
@@ -76,8 +78,14 @@ def _pool(picture: Picture, rng: random.Random, world: World) -> list[Ask]:
     return asks
 
 
-def presence_ask(picture: Picture, rng: random.Random, world: World, *,
-                 present_share: float = PRESENT_SHARE, sides: bool = True) -> Ask:
+def presence_ask(
+    picture: Picture,
+    rng: random.Random,
+    world: World,
+    *,
+    present_share: float = PRESENT_SHARE,
+    sides: bool = True,
+) -> Ask:
     """Return a yes/no question about one kind of finding of this picture type."""
     kinds = world.by_type[picture.picture_type].kinds
     present = [kind for kind in kinds if find(picture, kind.name)]
@@ -137,8 +145,12 @@ def _closed_ask(picture: Picture, rng: random.Random, world: World) -> Ask:
         return Ask("normal") if point < 0.5 else presence_ask(picture, rng, world, sides=False)
     if point < half_normal / abnormal:
         return Ask("normal")
-    choices = [ask for f in picture.findings for ask in kind_asks(world.kinds[f.kind])
-               if ask.topic in ("side", "size")]
+    choices = [
+        ask
+        for f in picture.findings
+        for ask in kind_asks(world.kinds[f.kind])
+        if ask.topic in ("side", "size")
+    ]
     if choices and point > 0.7:
         ask = rng.choice(choices)
         found = find(picture, ask.kind)
@@ -152,8 +164,9 @@ def _open_asks(picture: Picture, world: World) -> list[Ask]:
         asks.append(Ask("findings"))
     for finding in picture.findings:
         plural = finding.count > 1
-        asks += [a for a in kind_asks(world.kinds[finding.kind], plural=plural)
-                 if a.topic != "side"]  # "where" asks for the side too
+        asks += [
+            a for a in kind_asks(world.kinds[finding.kind], plural=plural) if a.topic != "side"
+        ]  # "where" asks for the side too
     return asks
 
 
@@ -189,6 +202,10 @@ def reference(ask: Ask, picture: Picture, world: World) -> str:
         return " and ".join(names) or "nothing"
     found = find(picture, ask.kind)
     assert found is not None, f"{picture.id}: {ask} asks about a finding that is not there"
-    values = {"where": place(world.kinds[found.kind], found.side), "side": found.side,
-              "size": found.size, "count": NUMBERS[found.count]}
+    values = {
+        "where": place(world.kinds[found.kind], found.side),
+        "side": found.side,
+        "size": found.size,
+        "count": NUMBERS[found.count],
+    }
     return values[ask.topic]

@@ -78,8 +78,17 @@ class World:
         return {picture.name: picture for picture in self.types}
 
 
-def _blob(name: str, place: str, *, plural: str = "", prep: str = "in", sided: bool = True,
-          sized: bool = True, max_count: int = 1, organ: str = "") -> Kind:
+def _blob(
+    name: str,
+    place: str,
+    *,
+    plural: str = "",
+    prep: str = "in",
+    sided: bool = True,
+    sized: bool = True,
+    max_count: int = 1,
+    organ: str = "",
+) -> Kind:
     return Kind(name, plural or f"{name}s", organ or place, place, prep, sided, sized, max_count)
 
 
@@ -91,22 +100,31 @@ def _state(state: str, noun: str, *, plural: bool = False) -> Kind:
 MEDICAL = World(
     name="medical",
     types=(
-        PictureType("chest x-ray", (
-            _blob("nodule", "lung", max_count=3),
-            _state("enlarged", "heart"),
-            _blob("rib fracture", "side", prep="on", sized=False, organ="rib"),
-            _blob("pleural effusion", "side", prep="on", sized=False, organ="pleura"),
-        )),
-        PictureType("abdominal ct", (
-            _blob("lesion", "liver", sided=False, max_count=3),
-            _state("enlarged", "spleen"),
-            _blob("stone", "kidney", sized=False),
-        )),
-        PictureType("brain mri", (
-            _blob("mass", "hemisphere", plural="masses"),
-            _blob("hemorrhage", "hemisphere"),
-            _state("enlarged", "ventricles", plural=True),
-        )),
+        PictureType(
+            "chest x-ray",
+            (
+                _blob("nodule", "lung", max_count=3),
+                _state("enlarged", "heart"),
+                _blob("rib fracture", "side", prep="on", sized=False, organ="rib"),
+                _blob("pleural effusion", "side", prep="on", sized=False, organ="pleura"),
+            ),
+        ),
+        PictureType(
+            "abdominal ct",
+            (
+                _blob("lesion", "liver", sided=False, max_count=3),
+                _state("enlarged", "spleen"),
+                _blob("stone", "kidney", sized=False),
+            ),
+        ),
+        PictureType(
+            "brain mri",
+            (
+                _blob("mass", "hemisphere", plural="masses"),
+                _blob("hemorrhage", "hemisphere"),
+                _state("enlarged", "ventricles", plural=True),
+            ),
+        ),
     ),
     type_noun="modality",
     normal="normal",
@@ -117,46 +135,67 @@ MEDICAL = World(
 GENERAL = World(
     name="general",
     types=(
-        PictureType("house", (
-            _blob("sun", "corner", sized=False),
-            _blob("cloud", "sky", sided=False, max_count=3),
-            _blob("flower", "garden", max_count=3),
-            _state("big", "door"),
-        )),
-        PictureType("face", (
-            _blob("earring", "ear", sized=False),
-            _blob("spot", "cheek", max_count=3),
-            Kind("hat", "hats", "head", "head", "on"),
-            _state("big", "mouth"),
-        )),
-        PictureType("pond", (
-            _blob("bird", "sky", max_count=3),
-            _blob("duck", "water"),
-            Kind("sail", "sails", "mast", "mast", "on"),
-            _state("big", "boat"),
-        )),
-        PictureType("plate", (
-            _blob("tomato", "side", plural="tomatoes", prep="on", max_count=3, organ="plate"),
-            _blob("crack", "rim", sized=False),
-            _blob("pea", "egg", sided=False, max_count=3),
-            _state("big", "spoon"),
-        )),
-        PictureType("window", (
-            _blob("star", "pane", max_count=3),
-            _blob("curtain", "side", prep="on", sized=False, organ="window"),
-            _blob("scratch", "pane", plural="scratches", sized=False),
-            _state("big", "lamp"),
-        )),
-        PictureType("tree", (
-            _blob("apple", "branch", prep="on", max_count=3),
-            _blob("nest", "branch", prep="on"),
-            _state("big", "trunk"),
-        )),
-        PictureType("butterfly", (
-            _blob("dot", "wing", prep="on", max_count=3),
-            _blob("hole", "wing"),
-            _state("big", "body"),
-        )),
+        PictureType(
+            "house",
+            (
+                _blob("sun", "corner", sized=False),
+                _blob("cloud", "sky", sided=False, max_count=3),
+                _blob("flower", "garden", max_count=3),
+                _state("big", "door"),
+            ),
+        ),
+        PictureType(
+            "face",
+            (
+                _blob("earring", "ear", sized=False),
+                _blob("spot", "cheek", max_count=3),
+                Kind("hat", "hats", "head", "head", "on"),
+                _state("big", "mouth"),
+            ),
+        ),
+        PictureType(
+            "pond",
+            (
+                _blob("bird", "sky", max_count=3),
+                _blob("duck", "water"),
+                Kind("sail", "sails", "mast", "mast", "on"),
+                _state("big", "boat"),
+            ),
+        ),
+        PictureType(
+            "plate",
+            (
+                _blob("tomato", "side", plural="tomatoes", prep="on", max_count=3, organ="plate"),
+                _blob("crack", "rim", sized=False),
+                _blob("pea", "egg", sided=False, max_count=3),
+                _state("big", "spoon"),
+            ),
+        ),
+        PictureType(
+            "window",
+            (
+                _blob("star", "pane", max_count=3),
+                _blob("curtain", "side", prep="on", sized=False, organ="window"),
+                _blob("scratch", "pane", plural="scratches", sized=False),
+                _state("big", "lamp"),
+            ),
+        ),
+        PictureType(
+            "tree",
+            (
+                _blob("apple", "branch", prep="on", max_count=3),
+                _blob("nest", "branch", prep="on"),
+                _state("big", "trunk"),
+            ),
+        ),
+        PictureType(
+            "butterfly",
+            (
+                _blob("dot", "wing", prep="on", max_count=3),
+                _blob("hole", "wing"),
+                _state("big", "body"),
+            ),
+        ),
     ),
     type_noun="scene",
     normal="plain",

@@ -38,7 +38,7 @@ def _read_conversations(job: Job) -> list[Conversation]:
 
 def eval_stage(recipe: Recipe, model: str) -> str:
     """Path of one evaluation inside a run."""
-    benchmark = recipe.eval.benchmark
+    benchmark: str = recipe.eval.benchmark
     if benchmark == "phantom":
         benchmark = f"phantom-{recipe.phantom.split}"
     return f"eval/{model}/{benchmark}/image"

@@ -8,7 +8,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stllava.errors import JudgeError, RunError
-from stllava.generation.endpoint import EndpointGenerator
 from stllava.generation.protocol import Generator, Sampling
 from stllava.judging.pairing import pairs
 from stllava.judging.prefer import prefer as make_preferences
@@ -23,7 +22,7 @@ FLUSH_S = 2.0  # paid replies are on disk at the latest after so many seconds
 
 
 def judge(job: Job) -> None:
-    """Write verdicts.jsonl, one record at a time; a verdict that is there is not asked for again."""
+    """Write verdicts.jsonl, record by record; what is there is not asked for again."""
     stage = job.stage("judge")
     settings = job.recipe.judge.model_dump(
         mode="json", exclude={"concurrency", "timeout_s", "max_tries", "key_file", "api_key_env"}
@@ -38,7 +37,8 @@ def judge(job: Job) -> None:
     items = [(a, pair) for a in every for pair in pairs(a, job.recipe.judge.pairing)]
     orders = 2 if job.recipe.judge.orders == "both" else 1
     file = stage.path / "verdicts.jsonl"
-    done = {v.id for v in stage.read("verdicts.jsonl", Verdict)} if file.is_file() else set()
+    said = stage.read("verdicts.jsonl", Verdict) if file.is_file() else []
+    done = {v.id for v in said if v.state != "transport_failed"}  # a failed call is no verdict
     job.reporter.stage("judge", len(items) * orders)
     flushed = time.monotonic()
     for number, verdict in enumerate(_judge(job).judge(items, done=done), start=len(done) + 1):
@@ -76,6 +76,8 @@ def _generator(job: Job) -> Generator:
             f"judge {section.model}: images would leave this machine; if they are de-identified, "
             "say so with --set judge.images_are_deidentified=true"
         )
+    from stllava.generation.endpoint import EndpointGenerator  # its client loads slowly
+
     return EndpointGenerator(
         section.base_url,
         section.model,
@@ -119,5 +121,3 @@ def prefer(job: Job) -> None:
         raise RunError(f"{stage.path}: no preference is left to train on{why}")
     job.reporter.advance(1, 1)
     stage.finish(preferences=len(result.preferences), rules=result.counts)
-
-

@@ -157,9 +157,10 @@ def _write(job: Job, stage: Stage, found: Prepared) -> dict[str, int]:
     for sample in samples:
         split = "dev" if sample.image in found.dev_images else "test"
         stage.append("samples.jsonl", sample.model_copy(update={"split": split}))
-    for lost in [*found.data.conversations, *found.samples]:
-        if lost.image not in good:
-            stage.drop(Dropped(id=lost.id, stage="prepare", reason="its image was dropped"))
+    uses: list[tuple[str, str]] = [(c.id, c.image) for c in found.data.conversations]
+    for record_id, image_id in [*uses, *((s.id, s.image) for s in found.samples)]:
+        if image_id not in good:
+            stage.drop(Dropped(id=record_id, stage="prepare", reason="its image was dropped"))
     return {
         "images": len(good),
         "conversations": len(conversations),
@@ -168,9 +169,7 @@ def _write(job: Job, stage: Stage, found: Prepared) -> dict[str, int]:
     }
 
 
-def _inspect(
-    job: Job, stage: Stage, root: Path, images: Iterable[SourceImage]
-) -> Iterable[Image]:
+def _inspect(job: Job, stage: Stage, root: Path, images: Iterable[SourceImage]) -> Iterable[Image]:
     root = root if root.is_absolute() else job.run.path / root
     listed = list(images)
     for number, (image_id, path, group) in enumerate(listed):

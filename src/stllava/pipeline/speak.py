@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from stllava.config import SamplingSection
 from stllava.generation.protocol import Generator, Sampling
@@ -14,8 +14,17 @@ from stllava.phantom.truth import read_truth
 from stllava.phantom.vocab import MEDICAL
 from stllava.pipeline.job import Job
 from stllava.prompts import DESCRIBE
-from stllava.records import Answers, Conversation, Draw, Dropped, Image, Question, Request, Split
-from stllava.records import Turn
+from stllava.records import (
+    Answers,
+    Conversation,
+    Draw,
+    Dropped,
+    Image,
+    Question,
+    Request,
+    Split,
+    Turn,
+)
 from stllava.run import Stage
 from stllava.training.plan import rng_for
 
@@ -47,9 +56,7 @@ def policy_generator(job: Job, model: str) -> Generator:
     policy = job.load(model)
     from stllava.generation.hf import PolicyGenerator  # needs torch
 
-    return PolicyGenerator(
-        policy, job.open_image, name=model, batch_size=job.recipe.batch_requests
-    )
+    return PolicyGenerator(policy, job.open_image, name=model, batch_size=job.recipe.batch_requests)
 
 
 def _images_to_ask_about(job: Job) -> list[Image]:
@@ -137,7 +144,7 @@ def question_figures(job: Job, questions: Sequence[Question]) -> dict[str, float
         return {}
     texts = [question.question for question in questions]
     words = [text.lower().split() for text in texts]
-    pairs = Counter(pair for w in words for pair in zip(w, w[1:], strict=False))
+    pairs = Counter(pair for w in words for pair in pairwise(w))
     figures: dict[str, float | int] = {
         "distinct": len(set(map(normalise, texts))),
         "distinct_2": round(100 * len(pairs) / max(1, sum(pairs.values())), 1),

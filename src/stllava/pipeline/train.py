@@ -53,9 +53,7 @@ def _train(
 ) -> None:
     stage = job.stage(name)
     plan = {**settings.model_dump(mode="json"), "seed": job.recipe.seed}
-    if not stage.begin(
-        inputs=[job.file(*data), job.checkpoint(start)], settings=plan, by_id=True
-    ):
+    if not stage.begin(inputs=[job.file(*data), job.checkpoint(start)], settings=plan, by_id=True):
         return
     policy = job.load(start)
     import torch

@@ -1,1 +1,1 @@
-"""Models that see, answer and ask: architecture, loading, adapters. Needs torch and transformers."""
+"""Models that see, answer and ask: architecture, loading, adapters. Needs torch."""

@@ -43,6 +43,10 @@ def adapt(policy: Policy, settings: TrainSection) -> None:
     if not targets:
         raise PolicyError("lora: both ranks are 0; at least one of llm_rank, vit_rank must be set")
     policy.model = get_peft_model(policy.model, _peft_config(lora, targets, settings))
+    _freeze_unused(policy)
+
+
+def _freeze_unused(policy: Policy) -> None:
     for name, parameter in policy.core.named_parameters():
         if ".ln_1." in name and PROJECTOR in name:  # never applied: it would get no gradient
             parameter.requires_grad_(False)
@@ -50,7 +54,7 @@ def adapt(policy: Policy, settings: TrainSection) -> None:
 
 def _peft_config(lora: LoraSection, targets: list[str], settings: TrainSection) -> LoraConfig:
     vision = r".*vision_tower.*"
-    config = LoraConfig(
+    return LoraConfig(
         r=lora.llm_rank or lora.vit_rank,
         lora_alpha=lora.llm_alpha,
         lora_dropout=lora.llm_dropout,
@@ -59,7 +63,6 @@ def _peft_config(lora: LoraSection, targets: list[str], settings: TrainSection) 
         alpha_pattern={vision: lora.vit_alpha} if lora.vit_rank else {},
         modules_to_save=[PROJECTOR] if settings.train_projector else None,
     )
-    return config
 
 
 def num_vision_layers(policy: Policy) -> int:
@@ -110,8 +113,11 @@ def parameter_groups(model: nn.Module, settings: TrainSection) -> list[dict[str,
 @contextmanager
 def reference(policy: Policy) -> Iterator[None]:
     """Within it the policy answers as before training: LoRA off, projector and tower frozen."""
-    with policy.model.disable_adapter():
-        yield
+    try:
+        with policy.model.disable_adapter():
+            yield
+    finally:
+        _freeze_unused(policy)  # PEFT makes the whole projector trainable again on its way out
 
 
 def merge(policy: Policy, probe: Callable[[], Tensor]) -> float:

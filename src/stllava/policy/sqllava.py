@@ -101,7 +101,7 @@ class SqlLavaModel(LlavaModel):
 
 
 class SqlLavaForConditionalGeneration(LlavaForConditionalGeneration):
-    """SQ-LLaVA with its language-model head; `AutoModelForImageTextToText` finds it by its config."""
+    """SQ-LLaVA with its language-model head, known to `AutoModelForImageTextToText`."""
 
     config_class = SqlLavaConfig
 

@@ -38,7 +38,9 @@ class Loss(NamedTuple):
 class Objective(Protocol):
     """`collate` + `loss`; everything else about training is the trainer's business."""
 
-    ids: Sequence[str]
+    @property
+    def ids(self) -> Sequence[str]:
+        """Record ids, in file order."""
 
     def collate(self, records: Sequence[tuple[str, int]]) -> MicroBatch:
         """Tensors for some (record id, epoch)."""

@@ -15,9 +15,7 @@ class PlannedStep(NamedTuple):
     records: tuple[tuple[str, int], ...]  # (record id, epoch)
 
 
-def plan_steps(
-    ids: Sequence[str], *, batch_size: int, epochs: int, seed: int
-) -> list[PlannedStep]:
+def plan_steps(ids: Sequence[str], *, batch_size: int, epochs: int, seed: int) -> list[PlannedStep]:
     """Shuffle each epoch and cut the whole into steps of exactly `batch_size` records.
 
     An epoch's remainder opens the next epoch's first step; only the very last step may be smaller,

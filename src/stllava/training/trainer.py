@@ -12,13 +12,13 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from stllava.config import TrainSection
@@ -88,6 +88,7 @@ class PlannedTrainer(Trainer):
             objective, plan, settings.micro_batch_size, args.process_index, args.world_size
         )
         super().__init__(model=scorer, args=args, train_dataset=dataset)
+        self.remove_callback(PrinterCallback)
         self.add_callback(_Metrics(self))
 
     def get_train_dataloader(self) -> DataLoader[list[MicroBatch]]:
@@ -95,6 +96,7 @@ class PlannedTrainer(Trainer):
         return DataLoader(dataset, batch_size=None, sampler=_From(self.first_step, len(dataset)))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        self.optimizer: torch.optim.Optimizer | None
         if self.optimizer is None:
             groups = parameter_groups(self.model, self.settings)
             kept = [{k: v for k, v in g.items() if k != "names"} for g in groups]
@@ -117,7 +119,7 @@ class PlannedTrainer(Trainer):
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     micro.batch = micro.batch.to(self.args.device)
-                    loss = self.objective.loss(model, micro)
+                    loss = self.objective.loss(cast(TokenScorer, model), micro)
                 # DDP averages gradients over ranks; the step wants their sum over the count.
                 self.accelerator.backward(loss.total * (self.accelerator.num_processes / total))
             loss_sum += loss.total.item()
@@ -165,6 +167,7 @@ class _Metrics(TrainerCallback):
         if not state.is_world_process_zero:
             return
         line = {"step": state.global_step, **self.trainer.step_metrics}
+        assert self.trainer.optimizer is not None
         for group in self.trainer.optimizer.param_groups:
             line[f"lr/{group['name']}"] = group["lr"]
         with self.path.open("a", encoding="utf-8") as file:

@@ -1,0 +1,60 @@
+# Every target sets up .venv itself. PYTHON chooses the interpreter (3.11 or newer), PIP_ARGS is
+# handed to pip, for instance to take torch from an index that offers its CPU build.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+RUN ?= runs/demo
+BASE_ARGS ?=
+BENCH_ARGS ?=
+RESULTS_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS) -c constraints.txt
+ASSETS := src/stllava/assets
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow check bench phantom-base results clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: .venv/.all ## create .venv with the pinned packages, tests and tools included
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.train: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e '.[train]'
+	@touch $@
+
+.venv/.all: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e '.[train,test]'
+	@touch .venv/.train $@
+
+demo: .venv/.train ## the whole loop on drawn images, on a CPU, into RUN (runs/demo)
+	$(BIN)/stllava demo --run $(RUN)
+
+test: .venv/.all ## the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/.all ## the slow tests; having none is no failure (pytest's exit code 5)
+	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+
+check: .venv/.all ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.train ## CPU seconds of the projector and of generation against the plain way
+	$(BIN)/python scripts/bench.py $(BENCH_ARGS)
+
+phantom-base: .venv/.train ## train both packaged base policies again, from nothing
+	$(BIN)/python scripts/phantom_base.py --variant prototype --out $(ASSETS)/base-prototype $(BASE_ARGS)
+	$(BIN)/python scripts/phantom_base.py --variant mlp --out $(ASSETS)/base-mlp $(BASE_ARGS)
+
+results: .venv/.train ## the demo over several seeds, with its controls: docs/demo-results.md
+	$(BIN)/python scripts/demo_results.py $(RESULTS_ARGS)
+
+clean: ## remove caches and builds; .venv and runs stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

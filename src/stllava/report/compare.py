@@ -126,9 +126,7 @@ def gain(comparison: Comparison) -> tuple[bool, str]:
     changes = comparison.changes
     fallen = [key for key in MUST_HOLD if key in changes and changes[key].direction < 0]
     moved = [
-        key
-        for key in MUST_MOVE
-        if key in changes and changes[key].direction == BY_KEY[key].better
+        key for key in MUST_MOVE if key in changes and changes[key].direction == BY_KEY[key].better
     ]
     absent = [BY_KEY[key].label for key in MUST_MOVE if key not in changes]
     note = f" Not measured here: {', '.join(absent)}." if absent else ""
@@ -140,7 +138,7 @@ def gain(comparison: Comparison) -> tuple[bool, str]:
 
 
 def show_change(key: str, change: Estimate) -> str:
-    """"closed accuracy +1.2 points [0.3, 2.1]"."""
+    """ "closed accuracy +1.2 points [0.3, 2.1]"."""
     metric = BY_KEY[key]
     unit = "points" if metric.unit == "%" else metric.unit
     value = show(key, change.value, sign=True)

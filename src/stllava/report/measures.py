@@ -43,7 +43,7 @@ def show(key: str, value: float, *, sign: bool = False) -> str:
 
 
 def show_interval(key: str, interval: Interval | None) -> str:
-    """"[1.2, 3.4]", or "" without one."""
+    """ "[1.2, 3.4]", or "" without one."""
     if interval is None:
         return ""
     return f"[{show(key, interval.low)}, {show(key, interval.high)}]"

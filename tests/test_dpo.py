@@ -1,0 +1,204 @@
+"""Stage 2: the loss of equation 1, its reference, its first step and its controls."""
+
+import math
+
+import pytest
+import torch
+import toy
+
+from stllava.config import DpoSection, SftSection
+from stllava.errors import PolicyError
+from stllava.records import Conversation, Turn
+from stllava.training.dpo import DpoObjective, ReferenceLogProbs, check_first_step, dpo_loss
+from stllava.training.sft import SftObjective
+
+
+def settings(**fields):
+    return DpoSection.model_validate({**toy.TRAINING, **fields})
+
+
+def objective_of(policy, pairs, section):
+    return DpoObjective(policy, pairs, toy.open_image, section)
+
+
+def with_reference(policy, pairs, section, *, batch_size=3):
+    """The objective as the dpo stage makes it: reference log-probabilities computed once."""
+    objective = objective_of(policy, pairs, section)
+    known = objective.reference_log_probs(toy.scorer_of(policy), batch_size)
+    objective.reference = {record.id: record for record in known}
+    return objective
+
+
+def batch_of(objective):
+    return objective.collate([(record_id, 0) for record_id in objective.ids])
+
+
+def gradient(policy, objective, *, normaliser=None):
+    scorer = toy.scorer_of(policy)
+    scorer.zero_grad()
+    micro = batch_of(objective)
+    (objective.loss(scorer, micro).total / (normaliser or micro.count)).backward()
+    return toy.gradients(policy)
+
+
+def assert_close(got, expected, tolerance=1e-5):
+    assert got.keys() == expected.keys()
+    scale = max(g.abs().max() for g in expected.values())
+    assert scale > 0
+    for name in expected:
+        assert (got[name] - expected[name]).abs().max() <= tolerance * scale, name
+
+
+def test_loss_is_log_two_when_policy_equals_reference():
+    logps = torch.tensor([-3.0, -5.0])
+    terms = dpo_loss(logps, logps - 1, logps, logps - 1, beta=0.1)
+    assert terms.loss.tolist() == pytest.approx([math.log(2)] * 2)
+    assert terms.chosen_reward.tolist() == [0, 0]
+
+
+def test_loss_equals_a_value_computed_by_hand():
+    terms = dpo_loss(*map(torch.tensor, ([-4.0], [-9.0], [-5.0], [-7.0])), beta=0.1)
+    assert terms.chosen_reward.item() == pytest.approx(0.1)  # 0.1 * (-4 + 5)
+    assert terms.rejected_reward.item() == pytest.approx(-0.2)  # 0.1 * (-9 + 7)
+    assert terms.loss.item() == pytest.approx(math.log(1 + math.exp(-0.3)))
+
+
+def test_loss_stays_finite_for_huge_margins():
+    far = dpo_loss(*map(torch.tensor, ([-1e4], [0.0], [0.0], [-1e4])), beta=1.0)
+    assert far.loss.item() == pytest.approx(2e4)
+
+
+def test_loss_equals_trls_sigmoid_loss():
+    trl = pytest.importorskip("trl", reason="trl, the oracle of this test, is not installed")
+    torch.manual_seed(0)
+    logps = -20 * torch.rand(4, 6)
+    # A bare trainer: dpo_loss was a method up to 0.2x and is inlined in later ones.
+    method = getattr(trl.DPOTrainer, "dpo_loss", None)
+    if method is None:
+        pytest.skip(f"trl {trl.__version__} computes the loss inside compute_loss")
+    bare = object.__new__(trl.DPOTrainer)
+    vars(bare).update(
+        beta=0.3, loss_type=["sigmoid"], label_smoothing=0.0, reference_free=False,
+        f_divergence_type="reverse_kl", f_divergence_params=None,
+        accelerator=type("Here", (), {"device": torch.device("cpu")}),
+    )  # fmt: skip
+    theirs = method(bare, *logps, "sigmoid")[0]
+    assert torch.allclose(theirs, dpo_loss(*logps, beta=0.3).loss)
+
+
+def test_reference_log_probs_equal_the_forward_with_adapters_off():
+    section, pairs = settings(), toy.preferences(5)
+    start = toy.policy()
+    plain = objective_of(start, pairs, section)
+    micro = batch_of(plain)
+    with torch.no_grad():
+        logp_N = toy.scorer_of(start)(micro.batch)
+    sums = torch.zeros(10).index_add(0, micro.batch.rows, logp_N)
+    trained = toy.adapted(section)
+    toy.perturb(trained)
+    got = with_reference(trained, pairs, section).reference
+    assert [*got] == plain.ids
+    for i, record in enumerate(got.values()):
+        assert record.chosen == pytest.approx(sums[i].item(), abs=1e-3)
+        assert record.rejected == pytest.approx(sums[5 + i].item(), abs=1e-3)
+
+
+def test_first_step_has_margin_zero_and_loss_log_two():
+    section = settings()
+    policy = toy.adapted(section)
+    objective = with_reference(policy, toy.preferences(4), section)
+    margin, loss = check_first_step(objective, toy.scorer_of(policy), bf16=False)
+    assert margin < 1e-4
+    assert loss == pytest.approx(math.log(2), abs=1e-4)
+
+
+@pytest.mark.parametrize("change", [0.1, -0.1])
+def test_first_step_refuses_a_reference_that_is_not_the_policys_start(change):
+    section = settings()
+    policy = toy.adapted(section)
+    objective = with_reference(policy, toy.preferences(4), section)
+    for record_id, known in objective.reference.items():
+        objective.reference[record_id] = ReferenceLogProbs(
+            id=record_id, chosen=known.chosen + change, rejected=known.rejected
+        )
+    with pytest.raises(PolicyError, match="the reference is not the policy's start"):
+        check_first_step(objective, toy.scorer_of(policy), bf16=False)
+
+
+def test_first_step_refuses_a_policy_that_was_trained_already():
+    section = settings()
+    policy = toy.adapted(section)
+    objective = with_reference(policy, toy.preferences(4), section)
+    toy.perturb(policy)
+    with pytest.raises(PolicyError, match="at step 0"):
+        check_first_step(objective, toy.scorer_of(policy), bf16=False)
+
+
+def sft_gradient(policy, pair, section):
+    """Gradient of stage 1's loss on the question and the chosen answer of one pair."""
+    turn = Turn(question=pair.question, answer="", answer_ids=pair.chosen.token_ids)
+    talk = Conversation(id=pair.id, image=pair.image, turns=(turn,))
+    stage1 = SftSection.model_validate({**section.model_dump(include=set(toy.TRAINING))})
+    return gradient(policy, SftObjective(policy, [talk], toy.open_image, stage1, seed=0))
+
+
+def test_without_dpo_term_the_gradient_of_a_pair_is_that_of_sft_on_its_chosen_answer():
+    section, pairs = settings(dpo_weight=0, nll_weight=1), toy.preferences(1)
+    policy = toy.adapted(section)
+    toy.perturb(policy)
+    objective = with_reference(policy, pairs, section)
+    assert_close(gradient(policy, objective), sft_gradient(policy, pairs[0], section))
+
+
+def test_without_dpo_term_every_chosen_answer_counts_the_same_whatever_its_length():
+    section, pairs = settings(dpo_weight=0, nll_weight=1), toy.preferences(3)
+    policy = toy.adapted(section)
+    toy.perturb(policy)
+    got = gradient(policy, with_reference(policy, pairs, section))
+    single = [sft_gradient(policy, pair, section) for pair in pairs]
+    assert_close(got, {name: sum(s[name] for s in single) / 3 for name in got})
+
+
+def test_weights_scale_each_pairs_share_of_the_gradient():
+    section, pairs = settings(nll_weight=0.5), toy.preferences(2)
+    policy = toy.adapted(section)
+    toy.perturb(policy)
+    alone = [gradient(policy, with_reference(policy, [pair], section)) for pair in pairs]
+    weighted = [
+        pair.model_copy(update={"weight": weight})
+        for pair, weight in zip(pairs, (0.25, 3.0), strict=True)
+    ]
+    got = gradient(policy, with_reference(policy, weighted, section))
+    expected = {n: (0.25 * alone[0][n] + 3.0 * alone[1][n]) / 2 for n in got}
+    assert_close(got, expected)
+
+
+def test_training_direction_raises_the_chosen_and_lowers_the_rejected_answer():
+    section, pairs = settings(), toy.preferences(4)
+    policy = toy.adapted(section)
+    objective = with_reference(policy, pairs, section)
+    scorer = toy.scorer_of(policy)
+    optimizer = torch.optim.SGD([p for p in policy.core.parameters() if p.requires_grad], lr=0.05)
+    for _ in range(5):
+        gradient(policy, objective)
+        optimizer.step()
+    with torch.no_grad():
+        sums = objective.loss(scorer, batch_of(objective)).sums
+    assert sums["rewards/margins"][0] > 0
+    assert sums["rewards/accuracies"][0] >= 3
+    assert sums["loss/dpo"][0] < 4 * math.log(2)
+
+
+def test_parts_of_the_loss_add_up():
+    section = settings(nll_weight=0.7)
+    policy = toy.adapted(section)
+    objective = with_reference(policy, toy.preferences(3), section)
+    loss = objective.loss(toy.scorer_of(policy), batch_of(objective))
+    total = loss.sums["loss/dpo"][0] + 0.7 * loss.sums["loss/nll"][0]
+    assert loss.total.item() == pytest.approx(total, rel=1e-5)
+
+
+def test_pairs_of_one_image_share_its_pixels():
+    section = settings()
+    objective = objective_of(toy.policy(), toy.preferences(4), section)
+    assert batch_of(objective).batch.pixels.shape[0] == 2

@@ -1,0 +1,116 @@
+"""The whole loop as a user runs it: processes, files, a real server, kills."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from servers import chat_server
+
+TINY = [
+    "phantom.train_images=24",
+    "phantom.unlabelled_images=12",
+    "phantom.dev_images=2",
+    "phantom.test_images=6",
+    "unit_images=4",
+    "batch_requests=8",
+    "answer.draws=4",
+    "sft.batch_size=6",
+    "sft.save_steps=2",
+    "dpo.batch_size=4",
+    "dpo.save_steps=1",
+    "dpo.epochs=1",
+    "prefer.min_chosen_score=null",
+    "prefer.balance_yes_no=false",
+    "model.precision=fp32",
+    "model.threads=1",
+    "controls={}",
+]
+
+
+def command(recipe: str, run: Path, settings: list[str]) -> list[str]:
+    sets = [part for setting in settings for part in ("--set", setting)]
+    return [sys.executable, "-m", "stllava", "run", recipe, "--run", str(run), *sets]
+
+
+def finish(recipe: str, run: Path, settings: list[str], **env: str) -> None:
+    done = subprocess.run(
+        command(recipe, run, settings), capture_output=True, text=True, env={**os.environ, **env}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def records(run: Path) -> dict[str, bytes]:
+    """Every record file and weight of a run; what a clock wrote is taken out."""
+    found = {}
+    for path in sorted(run.rglob("*")):
+        if path.suffix == ".jsonl":
+            text = re.sub(rb'"time":"[^"]*"', b"", path.read_bytes())
+            found[str(path.relative_to(run))] = text
+        elif path.suffix == ".safetensors":
+            found[str(path.relative_to(run))] = path.read_bytes()
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_every_stage_ends_with_the_same_records(tmp_path):
+    finish("demo", tmp_path / "whole", TINY)
+    killed = tmp_path / "killed"
+    begun = ["prepare", "sft", "ask", "answer", "judge", "dpo", "eval/sft"]
+    for stage in begun:
+        process = subprocess.Popen(
+            command("demo", killed, TINY), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_for_stage(process, killed / stage)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finish("demo", killed, TINY)
+    whole = records(tmp_path / "whole")
+    assert records(killed) == whole
+    assert sum(name.endswith("preferences.jsonl") for name in whole) == 1
+
+
+def wait_for_stage(process: subprocess.Popen, stage: Path) -> None:
+    """Until the stage has begun to write records, or the run is past it."""
+    for _ in range(1200):
+        if process.poll() is not None or any(stage.rglob("*.jsonl")):
+            return
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_the_loop_runs_on_real_vqa_rad_with_a_judge_on_loopback(data_root, tmp_path):
+    asked = []
+
+    def judge(prompt: str) -> str:
+        asked.append(prompt)
+        first = prompt.split("[Answer 1]\n")[1].split("\n\n[End Answer 1]")[0]
+        second = prompt.split("[Answer 2]\n")[1].split("\n\n[End Answer 2]")[0]
+        scores = [min(10, 1 + len(set(text.split()))) for text in (first, second)]
+        return f"{scores[0]} {scores[1]}\nThe longer answer has more detail."
+
+    run = tmp_path / "run"
+    with chat_server(judge) as server:
+        settings = [
+            f"data.root={data_root / 'vqa_rad'}",
+            f"judge.base_url={server.url}",
+            "data.preference_images=16",
+            "sft.epochs=1",
+            "eval.limit=451",
+        ]
+        finish("vqa-rad-cpu", run, settings, OPENAI_API_KEY="sk-SENTINEL")
+    assert asked
+    prepared = json.loads((run / "prepare/stage.json").read_text())
+    assert (prepared["conversations"], prepared["turns"]) == (313, 1797)
+    for model in ("base", "sft", "dpo"):
+        scores = json.loads((run / f"eval/{model}/vqa-rad/image/scores.json").read_text())
+        assert (scores["open"]["n"], scores["closed"]["n"]) == (179, 272)
+    assert (run / "report.html").stat().st_size > 10_000
+    for path in run.rglob("*"):
+        assert path.is_dir() or b"sk-SENTINEL" not in path.read_bytes(), path

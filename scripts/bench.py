@@ -103,7 +103,7 @@ def bench_projector(num_images: int, patches: int, width: int, *, repeats: int) 
 
     torch.testing.assert_close(written_out(projector, x_BLD), projector.prototypes(x_BLD))
     torch.testing.assert_close(plain(), ours())
-    name = f"projector {num_images} x {patches} patches x {width}, {centers} centres"
+    name = f"projector {num_images} x {patches} patches x {width}, {centers} centers"
     return compare(name, plain, ours, repeats=repeats)
 
 

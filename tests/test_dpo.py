@@ -1,10 +1,12 @@
 """Stage 2: the loss of equation 1, its reference, its first step and its controls."""
 
+import copy
 import math
 
 import pytest
 import torch
 import toy
+from transformers import LlamaForCausalLM
 
 from stllava.config import DpoSection, SftSection
 from stllava.errors import PolicyError
@@ -68,22 +70,45 @@ def test_loss_stays_finite_for_huge_margins():
     assert far.loss.item() == pytest.approx(2e4)
 
 
-def test_loss_equals_trls_sigmoid_loss():
+def small_llama(seed):
+    config = toy.policy(seed=seed).model.config.text_config  # which also sets torch's seed
+    return LlamaForCausalLM(config).eval()
+
+
+def summed_log_probs(model, batch):
+    with torch.no_grad():
+        logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    scores = logits[:, :-1].log_softmax(-1)
+    picked = scores.gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
+    return (picked * batch["completion_mask"][:, 1:]).sum(-1).chunk(2)
+
+
+@pytest.mark.filterwarnings("ignore")  # a library's, not ours
+def test_loss_equals_that_of_trls_trainer(tmp_path):
     trl = pytest.importorskip("trl", reason="trl, the oracle of this test, is not installed")
-    torch.manual_seed(0)
-    logps = -20 * torch.rand(4, 6)
-    # A bare trainer: dpo_loss was a method up to 0.2x and is inlined in later ones.
-    method = getattr(trl.DPOTrainer, "dpo_loss", None)
-    if method is None:
-        pytest.skip(f"trl {trl.__version__} computes the loss inside compute_loss")
-    bare = object.__new__(trl.DPOTrainer)
-    vars(bare).update(
-        beta=0.3, loss_type=["sigmoid"], label_smoothing=0.0, reference_free=False,
-        f_divergence_type="reverse_kl", f_divergence_params=None,
-        accelerator=type("Here", (), {"device": torch.device("cpu")}),
+    from datasets import Dataset
+
+    rows = [
+        {"prompt": "Is there a nodule?", "chosen": " Yes, on the left.", "rejected": " No."},
+        {"prompt": "What organ?", "chosen": " The liver.", "rejected": " The lung, with cysts."},
+    ]
+    policy, reference = small_llama(0), small_llama(1)
+    trainer = trl.DPOTrainer(
+        model=policy,
+        ref_model=reference,
+        args=trl.DPOConfig(
+            output_dir=str(tmp_path), beta=0.3, use_cpu=True, bf16=False, report_to=[],
+            per_device_train_batch_size=2, gradient_checkpointing=False, disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=copy.deepcopy(toy.tokenizer()),
     )  # fmt: skip
-    theirs = method(bare, *logps, "sigmoid")[0]
-    assert torch.allclose(theirs, dpo_loss(*logps, beta=0.3).loss)
+    batch = next(iter(trainer.get_train_dataloader()))
+    with torch.no_grad():
+        theirs = trainer.compute_loss(policy, dict(batch))
+    ours = dpo_loss(*summed_log_probs(policy, batch), *summed_log_probs(reference, batch), beta=0.3)
+    assert ours.loss.mean().item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert ours.loss.mean().item() != pytest.approx(math.log(2), abs=0.1)
 
 
 def test_reference_log_probs_equal_the_forward_with_adapters_off():

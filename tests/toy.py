@@ -7,8 +7,6 @@ these are the classes that the package trains and saves.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import Any
 
@@ -32,6 +30,8 @@ from stllava.policy.policy import Policy
 from stllava.policy.scorer import TokenScorer
 from stllava.policy.sqllava import SqlLavaConfig, SqlLavaForConditionalGeneration
 from stllava.records import Conversation, Draw, Preference, Turn
+
+torch.set_num_threads(1)  # toys are fastest so, and their floats the same on any machine
 
 SIZE, PATCH, WIDTH, LAYERS = 32, 8, 32, 2
 NUM_PATCHES = (SIZE // PATCH) ** 2
@@ -159,8 +159,7 @@ def conversations(number: int, *, seed: int = 0) -> list[Conversation]:
             id=f"i{index // 2}/c{index}",
             image=f"i{index // 2}",
             turns=tuple(
-                Turn(question=said(3, 8) + "?", answer=said(1, 8))
-                for _ in range(rng.randint(1, 3))
+                Turn(question=said(3, 8) + "?", answer=said(1, 8)) for _ in range(rng.randint(1, 3))
             ),
         )
         for index in range(number)
@@ -196,17 +195,3 @@ def gradients(toy: Policy) -> dict[str, torch.Tensor]:
     """Gradient of every trainable tensor, by name."""
     named = toy.core.named_parameters()
     return {n: p.grad.clone() for n, p in named if p.requires_grad and p.grad is not None}
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """CPU floats depend on the number of threads; and toys are fastest with one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-

@@ -45,7 +45,15 @@ class Bars:
         )
         self.task: Any = None
 
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.task is not None:  # stopping writes an empty line, also where nothing was drawn
+            self.progress.stop()
+
     def stage(self, name: str, total: int) -> None:
+        self.progress.start()
         self.task = self.progress.add_task(name, total=total, figures="")
 
     def advance(self, done: int, total: int, **figures: float) -> None:
@@ -113,8 +121,7 @@ def _run(
 
     resolved = load_recipe(recipe, overrides or [])
     _quiet_libraries()
-    bars = Bars()
-    with Run(path) as opened, bars.progress, disk_errors(path):
+    with Run(path) as opened, Bars() as bars, disk_errors(path):
         if redo:
             _supersede(opened, redo, bars)
         opened.start(resolved.dump())
@@ -217,7 +224,7 @@ def recipes(
             typer.echo(f"{recipe:<14} {first.lstrip('# ')}")
     else:
         load_recipe(name)
-        typer.echo(known[name].read_text(encoding="utf-8"), nl=False)
+        typer.echo(known.get(name, Path(name)).read_text(encoding="utf-8"), nl=False)
 
 
 def main() -> None:

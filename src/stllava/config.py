@@ -235,7 +235,7 @@ def _override(data: dict[str, Any], overrides: Sequence[str], where: str) -> Rec
 def _read(name_or_path: str, *, seen: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
     known = packaged_recipes()
     path = known.get(name_or_path, Path(name_or_path))
-    if str(path) in seen:
+    if str(path.resolve()) in seen:
         raise RecipeError(f"{path}: extends itself through {' -> '.join(seen)}")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -252,7 +252,7 @@ def _read(name_or_path: str, *, seen: tuple[str, ...]) -> tuple[str, dict[str, A
     if parent is None:
         return str(path), data
     beside = path.parent / str(parent)
-    _, base = _read(str(beside if beside.is_file() else parent), seen=(*seen, str(path)))
+    _, base = _read(str(beside if beside.is_file() else parent), seen=(*seen, str(path.resolve())))
     return str(path), _merge(base, data)
 
 

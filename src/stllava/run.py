@@ -17,7 +17,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +41,7 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock: Any = None
+        self._stages: list[Stage] = []
 
     def __enter__(self) -> Run:
         try:
@@ -53,6 +54,7 @@ class Run:
         except OSError as error:
             self._lock.seek(0)
             pid = self._lock.read().strip() or "unknown"
+            self._lock.close()
             raise RunError(
                 f"{self.path}: in use by process {pid}; wait for it or choose another --run"
             ) from error
@@ -67,6 +69,8 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for stage in self._stages:
+            stage.close()
         self._lock.close()
 
     def start(self, recipe: dict[str, Any]) -> None:
@@ -79,7 +83,8 @@ class Run:
 
     def stage(self, name: str) -> Stage:
         """A stage by its path inside the run: `ask`, `round-2/ask`, `eval/dpo/phantom/image`."""
-        return Stage(self.path / name, name)
+        self._stages.append(Stage(self.path / name, name))
+        return self._stages[-1]
 
     def supersede(self, names: Iterable[str]) -> list[str]:
         """Move stages aside, under superseded/; nothing is deleted. Returns what was moved."""
@@ -89,6 +94,8 @@ class Run:
             if source.exists():
                 target = self.path / "superseded" / f"{name}-{time.strftime('%Y%m%dT%H%M%S')}"
                 target.parent.mkdir(parents=True, exist_ok=True)
+                while target.exists():  # twice within a second
+                    target = target.with_name(f"{target.name}+")
                 source.rename(target)
                 moved.append(name)
         return moved
@@ -164,8 +171,14 @@ class Stage:
             what = _difference(old[changed[0]], new[changed[0]])
             raise RunError(
                 f"{self.path}: made from other {changed[0]} ({what}); "
-                f"redo it with --redo {self.name.split('/')[0]}, or start a new run"
+                f"redo it with --redo {self._verb}, or start a new run"
             )
+
+    @property
+    def _verb(self) -> str:
+        """`judge` of `judge` and of `controls/random/judge`; `eval` of `eval/dpo/...`."""
+        parts = self.name.split("/")
+        return parts[2] if parts[0] == "controls" else parts[0]
 
     def _cut_back(self) -> None:
         progress = self.path / "progress.jsonl"
@@ -202,6 +215,13 @@ class Stage:
                 file.flush()
                 os.fsync(file.fileno())
 
+    def close(self) -> None:
+        """Let go of the files; what a full disk keeps back is cut on resume."""
+        for file in self._files.values():
+            with suppress(OSError):
+                file.close()
+        self._files = {}
+
     def finish_unit(self, unit: int) -> None:
         """Everything of this unit is on disk before its line of progress is."""
         self.flush()
@@ -216,9 +236,7 @@ class Stage:
     def finish(self, **counts: Any) -> None:
         """Write stage.json: from now on the stage is complete."""
         self.flush()
-        for file in self._files.values():
-            file.close()
-        self._files = {}
+        self.close()
         seconds = round(time.monotonic() - self._started, 1)
         write_json(
             self.path / "stage.json",
@@ -232,7 +250,7 @@ class Stage:
 
 def read_records(path: Path, kind: type[R]) -> Iterator[R]:
     """Records of a JSONL file. Raises DataError naming file, line and field."""
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in _lines(path):
         try:
             yield kind.model_validate_json(line)
         except ValidationError as error:
@@ -247,7 +265,7 @@ def read_json_lines(path: Path, *, torn_ok: bool = False) -> Iterator[dict[str, 
     """Objects of a JSONL file; a torn last line ends the file if `torn_ok`."""
     if not path.is_file():
         return
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in _lines(path):
         try:
             yield json.loads(line)
         except ValueError as error:
@@ -256,16 +274,17 @@ def read_json_lines(path: Path, *, torn_ok: bool = False) -> Iterator[dict[str, 
             raise DataError(f"{path}:{number}: not JSON: {error}") from error
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank, with their numbers in the file."""
     try:
         with path.open("rb") as file:
-            yield from (line for line in file if line.strip())
+            yield from ((n, line) for n, line in enumerate(file, start=1) if line.strip())
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; run the stage that writes it first") from error
 
 
 def count_lines(path: Path) -> int:
-    """Number of lines; 0 for a file that is not there."""
+    """Number of lines that are not blank; 0 for a file that is not there."""
     return sum(1 for _ in _lines(path)) if path.is_file() else 0
 
 

@@ -87,6 +87,7 @@ class _Decoder:
     ) -> None:
         self.core = policy.core
         self.end = policy.end_token_id
+        self.image = policy.image_token_id
         self.sampling = sampling
         self.limits = limits
         self.noise = np.stack([_uniforms(seed, max(limits)) for seed in seeds])  # (R, steps)
@@ -130,7 +131,7 @@ class _Decoder:
 
     def _pick(self, step: int) -> Tensor:
         noise = torch.from_numpy(self.noise[self.alive.numpy(), step]).to(self.logits.device)
-        tokens = sample(self.logits, noise, self.sampling)
+        tokens = sample(self._sayable(), noise, self.sampling)
         logprobs = self.logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         for row, token, logprob in zip(
             self.alive.tolist(), tokens.tolist(), logprobs.tolist(), strict=True
@@ -138,6 +139,12 @@ class _Decoder:
             self.output[row][0].append(token)
             self.output[row][1].append(logprob)
         return tokens
+
+    def _sayable(self) -> Tensor:
+        """Logits without the image placeholder: nobody can say an image, and a second placeholder
+        in a conversation could not be read back."""
+        placeholder = torch.tensor([self.image], device=self.logits.device)
+        return self.logits.index_fill(-1, placeholder, -torch.inf)
 
     def _keep_alive(self, tokens: Tensor) -> bool:
         """Drop ended rows from batch and cache. False when none is left."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 
 from stllava.config import SamplingSection
+from stllava.errors import RunError
 from stllava.generation.protocol import Generator, Sampling
 from stllava.judging.pairing import normalise
 from stllava.phantom.claims import answerable, read_question
@@ -47,6 +48,11 @@ def ask(job: Job) -> None:
         _ask_unit(job, stage, generator, units[number])
         stage.finish_unit(number)
         job.reporter.advance(min((number + 1) * job.recipe.unit_images, len(images)), len(images))
+    if not (stage.path / "questions.jsonl").is_file():
+        raise RunError(
+            f"{stage.path}: no question is left, {stage.num_dropped} were dropped (dropped.jsonl "
+            "says why); train sft for longer or change the recipe's ask section"
+        )
     questions = stage.read("questions.jsonl", Question)
     stage.finish(images=len(images), questions=len(questions), **question_figures(job, questions))
 

@@ -94,10 +94,10 @@ def _train(
         device=job.device,
         progress=lambda done, total, figures: job.reporter.advance(done, total, **figures),
     )
-    difference = _export(policy, stage.path, objective, scorer, settings)
-    if not settings.keep_trainer_state:
-        shutil.rmtree(stage.path / "trainer")
+    difference = _export(policy, stage.path, objective, settings)
     stage.finish(**counts, precision=job.precision, merge_difference=difference)
+    if not settings.keep_trainer_state:  # last: half-deleted, it could not be resumed from
+        shutil.rmtree(stage.path / "trainer")
 
 
 def _autocast(job: Job) -> AbstractContextManager[Any]:
@@ -132,12 +132,13 @@ def _fix_reference(job: Job, stage: Stage, objective: DpoObjective, scorer: Any)
 
 
 def _export(
-    policy: Policy, folder: Path, objective: Objective, scorer: Any, settings: TrainSection
+    policy: Policy, folder: Path, objective: Objective, settings: TrainSection
 ) -> float:
     """Write adapter/ and the merged checkpoint/. Returns their largest difference in nats."""
     from safetensors.torch import load_file
 
     from stllava.policy import adapters
+    from stllava.policy.scorer import TokenScorer
 
     policy.model.save_pretrained(folder / "adapter")
     dead = adapters.zero_lora_b(load_file(str(folder / "adapter" / "adapter_model.safetensors")))
@@ -146,6 +147,7 @@ def _export(
     first = sorted(objective.ids)[: settings.micro_batch_size]
     micro = objective.collate([(record_id, 0) for record_id in first])
     batch = micro.batch.to(policy.device)
+    scorer = TokenScorer(policy.core, policy.image_token_id)  # the trained one may autocast
     difference = adapters.merge(policy, lambda: scorer(batch))
     temporary = folder / ".checkpoint"
     shutil.rmtree(temporary, ignore_errors=True)

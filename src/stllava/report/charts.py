@@ -10,7 +10,7 @@ import numpy as np
 
 from stllava.records import Verdict
 from stllava.report.compare import Estimate
-from stllava.report.figures import Draw, Picture, Theme, bars, curve, dots, model_color, save
+from stllava.report.figures import SERIES, SIZE, Draw, Picture, bars, curve, dots, model_color, save
 from stllava.report.load import Evaluation, Reader
 from stllava.report.measures import METRICS
 
@@ -27,8 +27,7 @@ class Charts:
     def _save(self, name: str, caption: str, draw: Draw | None, **size: Any) -> list[Picture]:
         if draw is not None:
             return [save(self.folder, name, caption, draw, **size)]
-        for suffix in ("", "-dark"):
-            (self.folder / f"{name}{suffix}.png").unlink(missing_ok=True)
+        (self.folder / f"{name}.png").unlink(missing_ok=True)
         return []
 
     def training(self) -> list[Picture]:
@@ -66,13 +65,13 @@ class Charts:
     def results(self, models: Models) -> list[Picture]:
         """A dot and its interval per model, one figure a metric; then answer lengths."""
         found = []
-        height = 1.0 + 0.3 * len(models)
+        height = 0.8 + 0.24 * len(models)
         for metric in METRICS:
             n = sorted({e[metric.key].num_items for _, e in models if metric.key in e})
             caption = f"n = {' / '.join(map(str, n))} questions; bars: 95 % intervals."
             name = f"metric-{metric.key.replace('_', '-')}"
             draw = dots(metric.key, models)
-            found += self._save(name, caption, draw, size=(4.2, height))
+            found += self._save(name, caption, draw, size=(SIZE[0], height))
         lengths = {
             evaluation.key: (evaluation.label, [i.answer_words for i in evaluation.items])
             for evaluation, _ in models
@@ -106,11 +105,11 @@ def _lengths(lengths: Mapping[str, tuple[str, Sequence[int]]]) -> Draw | None:
     width = -(-(top + 1) // 30)  # whole words, at most 30 bars
     edges = np.arange(-0.5, top + width + 0.5, width)
 
-    def draw(axes: Any, theme: Theme) -> None:
+    def draw(axes: Any) -> None:
         for key, (label, words) in lengths.items():
             clipped = np.minimum(words, top)
             weights = np.full(len(words), 100 / max(1, len(words)))
-            color = model_color(key, theme)
+            color = model_color(key)
             style = {"weights": weights, "color": color}
             axes.hist(clipped, edges, histtype="stepfilled", alpha=0.18, **style)
             mean = f"{label}, mean {np.mean(words):.1f}"
@@ -119,7 +118,8 @@ def _lengths(lengths: Mapping[str, tuple[str, Sequence[int]]]) -> Draw | None:
         axes.set_xlabel(f"words ({top} or more in the last bar)")
         axes.set_ylabel("% of answers")
         axes.grid(axis="y")
-        axes.legend(loc="best")
+        axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
+        axes.legend(loc="upper left")
 
     return draw
 
@@ -132,12 +132,13 @@ def _scores(scores: Mapping[float, int]) -> Draw | None:
     if len(edges) > 40 or len(edges) < 6:
         edges = np.histogram_bin_edges(values, 10) if len(edges) > 40 else np.arange(0.5, 11)
 
-    def draw(axes: Any, theme: Theme) -> None:
-        color = theme.series[1]
+    def draw(axes: Any) -> None:
+        color = SERIES[1]
         axes.hist(values, edges, weights=counts, color=color, rwidth=0.82)
         axes.set_title("Scores given by the judge")
         axes.set_xlabel("score")
-        axes.set_ylabel("scores")
+        axes.set_ylabel("number of scores")
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
 
     return draw

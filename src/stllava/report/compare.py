@@ -138,7 +138,7 @@ def gain(comparison: Comparison) -> tuple[bool, str]:
 
 
 def show_change(key: str, change: Estimate) -> str:
-    """ "closed accuracy +1.2 points [0.3, 2.1]"."""
+    """As "closed accuracy +1.2 points [0.3, 2.1]"."""
     metric = BY_KEY[key]
     unit = "points" if metric.unit == "%" else metric.unit
     value = show(key, change.value, sign=True)

@@ -104,7 +104,7 @@ class Reader:
                 self.unreadable[name] += 1
 
     def state(self, stage: str) -> str:
-        """ "complete", "begun, not complete" or "not run yet"."""
+        """One of "complete", "begun, not complete" and "not run yet"."""
         folder = self.path / stage
         if (folder / "stage.json").is_file():
             return "complete"

@@ -34,19 +34,25 @@ METRICS = (
 BY_KEY = {metric.key: metric for metric in METRICS}
 
 
-def show(key: str, value: float, *, sign: bool = False) -> str:
-    """A number with the decimals of its metric and a true minus; `sign` adds a plus."""
-    text = f"{value:+.{BY_KEY[key].decimals}f}" if sign else f"{value:.{BY_KEY[key].decimals}f}"
+def show(key: str, value: float, *, sign: bool = False, more: int = 0) -> str:
+    """A number with the decimals of its metric, `more` added, and a true minus."""
+    decimals = BY_KEY[key].decimals + more
+    text = f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
     if not float(text):  # "-0.0" says a direction that is not there
         text = text.lstrip("+-")
     return text.replace("-", "−")
 
 
 def show_interval(key: str, interval: Interval | None) -> str:
-    """ "[1.2, 3.4]", or "" without one."""
+    """The interval in brackets; "" without one.
+
+    An end that would round to zero without being zero gets one more decimal: which side of zero
+    it lies on is what the reader looks for.
+    """
     if interval is None:
         return ""
-    return f"[{show(key, interval.low)}, {show(key, interval.high)}]"
+    more = int(any(end and not round(end, BY_KEY[key].decimals) for end in interval))
+    return f"[{show(key, interval.low, more=more)}, {show(key, interval.high, more=more)}]"
 
 
 def part(item: Item, key: str) -> tuple[float, float] | None:

@@ -54,11 +54,13 @@ def write_report(run: Path) -> Path:
     with disk_errors(run):
         page = _render(
             recipe=recipe,
-            environment=reader.json("environment.json"),
+            base_policy=dig(recipe, "model", "path"),
+            data_source=dig(recipe, "data", "source"),
+            **_machine(reader.json("environment.json")),
             written=utc_now(),
             stages=stages,
             total_seconds=sum(row.seconds or 0.0 for row in stages),
-            where=test_set(recipe),
+            where=question_set(recipe),
             benchmark=benchmark,
             other_benchmarks=others,
             **_results(models, recipe, reader.json("eval/blind.json"), seed),
@@ -117,7 +119,7 @@ def _headline(
     items: Mapping[str, Any], against_sft: Sequence[Change], recipe: dict[str, Any]
 ) -> str:
     """One sentence: what stage 2 changed, where, and whether that counts."""
-    where = test_set(recipe)
+    where = question_set(recipe)
     if "dpo" not in items or "sft" not in items:
         missing = " and ".join(name for name in ("sft", "dpo") if name not in items)
         return f"Whether stage 2 changed anything is not known yet: {missing} not evaluated."
@@ -132,7 +134,17 @@ def _headline(
     return f"On the {where} ({size}), stage 2 {verdict} over stage 1: {said or 'no figure'}.{rest}"
 
 
-def test_set(recipe: dict[str, Any]) -> str:
+def _machine(environment: dict[str, Any]) -> dict[str, Any]:
+    """When and with what the run was last started."""
+    versions = dig(environment, "versions")
+    named = versions.items() if isinstance(versions, dict) else ()
+    machine = [f"{name} {version}" for name, version in named if version]
+    machine += [f"Python {python}"] if (python := environment.get("python")) else []
+    machine += [f"{cores} CPU cores"] if (cores := environment.get("cpu_count")) else []
+    return {"started": environment.get("started"), "machine": machine}
+
+
+def question_set(recipe: dict[str, Any]) -> str:
     """What the questions are, in words that do not promise too much."""
     benchmark = dig(recipe, "eval", "benchmark")
     limit = dig(recipe, "eval", "limit")

@@ -10,6 +10,7 @@ from stllava.records import Dropped
 from stllava.report.load import PIPELINE, Evaluation, Reader, dig, number
 
 MAX_REASONS = 8  # of one stage
+GROUP = ("group", "tensors", "parameters", "learning_rate", "with_gradient", "checked")
 
 # What a rule of `prefer` asks, in the order in which a pair meets them.
 RULES = {
@@ -109,7 +110,8 @@ def trainings(reader: Reader) -> list[Training]:
     found = []
     for name in ("sft", "dpo"):
         rows = reader.json(f"{name}/preflight.json").get("groups")
-        groups = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        rows = rows if isinstance(rows, list) else []
+        groups = [{key: dig(row, key) for key in GROUP} for row in rows if dig(row, "group")]
         done = reader.json(f"{name}/stage.json")
         known = {
             "records": "records",
@@ -165,12 +167,12 @@ def funnel(reader: Reader) -> list[Step]:
     whole = None if draws is None else draws - cut
     verdicts = _count(judge, "verdicts")
     decided = _count(judge.get("states"), "ok") if verdicts is not None else None
-    images = _count(ask, "images")
+    images, num_pairs = _count(ask, "images"), _count(judge, "pairs")
     steps = [
         Step("pictures", "asked about", images, images),
         Step("questions", "kept: whole and not a repetition", asked, kept),
         Step("answers", "draws that ended by themselves", draws, whole),
-        Step("pairs", "of draws, given to the judge", _count(judge, "pairs"), None),
+        Step("pairs", "of draws, given to the judge", num_pairs, num_pairs),
         Step("verdicts", "with a winner", verdicts, decided or (0 if verdicts else None)),
     ]
     for name, counts in reader.json("prefer/counts.json").items():

@@ -36,8 +36,8 @@ class Asked(NamedTuple):
 class Said(NamedTuple):
     """One answer of a pair; `score` is the judge's mean over `num_verdicts` verdicts."""
 
+    draw: int  # its index
     text: str
-    words: int
     score: float | None
     num_verdicts: int
 
@@ -124,9 +124,8 @@ def _said(draw: Draw, verdicts: Iterable[Verdict]) -> Said:
         for verdict in verdicts
         if verdict.scores is not None and draw.index in verdict.pair
     ]
-    text = f"{clip(draw.text)}" or "(empty)"
     mean = fmean(scores) if scores else None
-    return Said(text, len(draw.text.split()), mean, len(scores))
+    return Said(draw.index, clip(draw.text) or "(empty)", mean, len(scores))
 
 
 def _uris(reader: Reader, names: Iterable[str]) -> dict[str, str]:

@@ -95,7 +95,7 @@ def blind_rows(blind: dict[str, Any], keys: Sequence[str]) -> list[Row]:
         if all(value is None for value in found.values()):
             continue
         cells = [Cell() if v is None else Cell(show(key, v)) for key, v in found.items()]
-        rows.append(Row(names[name], "blind", cells, "blind"))
+        rows.append(Row(names[name], "", cells, "blind"))
     return rows
 
 

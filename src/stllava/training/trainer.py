@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from stllava.config import TrainSection
 from stllava.errors import RunError
@@ -93,7 +92,9 @@ class PlannedTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[list[MicroBatch]]:
         dataset = self.train_dataset
-        return DataLoader(dataset, batch_size=None, sampler=_From(self.first_step, len(dataset)))
+        sampler = _From(self.first_step, len(dataset))
+        # Its own generator: else it draws from the one of dropout, but not when it resumes.
+        return DataLoader(dataset, batch_size=None, sampler=sampler, generator=torch.Generator())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         self.optimizer: torch.optim.Optimizer | None
@@ -194,8 +195,8 @@ def train(
     plan = plan_steps(
         objective.ids, batch_size=settings.batch_size, epochs=settings.epochs, seed=seed
     )
-    last = get_last_checkpoint(str(output)) if output.is_dir() else None
-    first_step = int(last.rsplit("-", 1)[1]) if last else 0
+    last = _last_checkpoint(output)
+    first_step = _step_of(last) if last else 0
     _cut_metrics(output.parent / "metrics.jsonl", first_step)
     warmup = round(settings.warmup_ratio * len(plan))
     args = TrainingArguments(
@@ -223,8 +224,19 @@ def train(
     trainer = PlannedTrainer(
         scorer, objective, settings, args, plan, first_step=first_step, progress=progress
     )
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     return {"steps": len(plan), "records": len(objective.ids), "cut": trainer.num_cut}
+
+
+def _last_checkpoint(output: Path) -> Path | None:
+    """The latest complete one: what a kill left half-written lacks the state, written last."""
+    states = output.glob("checkpoint-*/trainer_state.json")
+    complete = [state.parent for state in states if state.stat().st_size]
+    return max(complete, key=_step_of, default=None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-", 1)[1])
 
 
 def _cut_metrics(path: Path, first_step: int) -> None:

@@ -28,8 +28,8 @@ def request(number, *, image="a", draws=1, max_tokens=8, **fields):
     )
 
 
-def generate(policy, requests, sampling, *, batch_size=64, open_image=toy.open_image):
-    generator = PolicyGenerator(policy, open_image, name="toy", batch_size=batch_size)
+def generate(policy, requests, sampling, *, batch_rows=64, open_image=toy.open_image):
+    generator = PolicyGenerator(policy, open_image, name="toy", batch_rows=batch_rows)
     return list(generator.generate(iter(requests), sampling))
 
 
@@ -75,13 +75,13 @@ def test_greedy_draws_equal_an_argmax_loop_over_the_plain_model(variant):
     assert len({draw.token_ids for draw in draws}) == len(draws)
 
 
-def test_draws_do_not_depend_on_batch_size_or_neighbours():
+def test_draws_do_not_depend_on_batch_rows_or_neighbours():
     policy = toy.policy()
     asked = [request(i, image="ab"[i % 2], draws=2, max_tokens=5 + i) for i in range(5)]
     whole = {d.id: d for d in generate(policy, asked, PAPER)}
     assert len(whole) == 10
-    for size in (1, 2):
-        again = {d.id: d for d in generate(policy, asked, PAPER, batch_size=size)}
+    for rows in (1, 4):
+        again = {d.id: d for d in generate(policy, asked, PAPER, batch_rows=rows)}
         assert {i: d.token_ids for i, d in again.items()} == {
             i: d.token_ids for i, d in whole.items()
         }
@@ -190,11 +190,11 @@ def test_requests_are_read_one_batch_at_a_time():
             read.append(i)
             yield request(i, max_tokens=2)
 
-    draws = PolicyGenerator(toy.policy(), toy.open_image, name="toy", batch_size=2).generate(
+    draws = PolicyGenerator(toy.policy(), toy.open_image, name="toy", batch_rows=2).generate(
         asked(), GREEDY
     )
     next(draws)
-    assert read == [0, 1]
+    assert read == [0, 1, 2]  # the third showed that the batch is full
 
 
 def test_an_image_placeholder_is_never_sampled():

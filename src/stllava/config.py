@@ -182,7 +182,7 @@ class Recipe(Section):
     name: str = "unnamed"
     seed: int = 0
     unit_images: int = Field(64, ge=1)  # images per work unit: what a kill can cost
-    batch_requests: int = Field(64, ge=1)  # prompts decoded together
+    batch_rows: int = Field(256, ge=1)  # draws decoded together
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     phantom: PhantomSection = PhantomSection()
@@ -259,7 +259,8 @@ def _read(name_or_path: str, *, seen: tuple[str, ...]) -> tuple[str, dict[str, A
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in top.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        # An empty mapping takes its parent's place: `controls: {}` is none at all.
+        both = bool(value) and isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
 

@@ -52,7 +52,7 @@ class Conversation(Record):
 
 
 class Split(Record):
-    """Which part of the data an image belongs to; all images of a group share it."""
+    """Which part of the data an image belongs to; a benchmark's own split is kept as it is."""
 
     image: str
     group: str

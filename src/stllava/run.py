@@ -195,6 +195,10 @@ class Stage:
             _truncate(progress, _end_of_last_line(progress))
         self.num_dropped = count_lines(self.path / "dropped.jsonl")
 
+    def create(self, name: str) -> None:
+        """A record file that is there even if nothing is appended to it."""
+        (self.path / name).touch()
+
     def append(self, name: str, record: Record) -> None:
         """Append one record to the file `name`."""
         if name not in self._files:

@@ -10,7 +10,6 @@ Shapes: R rows, T prompt tokens, V vocabulary, K kept candidates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 
 import numpy as np
 import torch
@@ -29,18 +28,27 @@ class PolicyGenerator:
     """Generator over a local policy. `open_image` turns an image id into an RGB image."""
 
     def __init__(
-        self, policy: Policy, open_image: OpenImage, *, name: str, batch_size: int = 64
+        self, policy: Policy, open_image: OpenImage, *, name: str, batch_rows: int = 256
     ) -> None:
         self.policy = policy
         self.open_image = open_image
         self.name = name
-        self.batch_size = batch_size
+        self.batch_rows = batch_rows
 
     @torch.inference_mode()
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Draw]:
-        """Draws in request order, then index order. Batches are consecutive requests."""
-        pending = iter(requests)
-        while batch := list(islice(pending, self.batch_size)):
+        """Draws in request order, then index order.
+
+        Batches are consecutive requests with at most `batch_rows` draws together.
+        """
+        batch: list[Request] = []
+        for request in requests:
+            rows = sum(waiting.num_draws for waiting in batch)
+            if batch and rows + request.num_draws > self.batch_rows:
+                yield from self._generate_batch(batch, sampling)
+                batch = []
+            batch.append(request)
+        if batch:
             yield from self._generate_batch(batch, sampling)
 
     def _generate_batch(self, batch: Sequence[Request], sampling: Sampling) -> Iterator[Draw]:

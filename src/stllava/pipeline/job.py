@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Stages that a control shares with its run; the rest lies under controls/NAME/.
-SHARED = ("prepare", "sft", "ask", "answer")
+# Stages that a control can have to itself, under controls/NAME/. It shares with its run all that
+# comes before the first one whose settings it changes, so that no verdict is paid for twice.
+OWN = ("judge", "prefer", "dpo", "eval")
 
 
 class Reporter(Protocol):
@@ -58,15 +59,19 @@ class Job:
     recipe: Recipe
     reporter: Reporter = field(default_factory=Quiet)
     control: str | None = None  # name of the control this is, if it is one
+    own: tuple[str, ...] = OWN  # stages that this control does not share
 
     def stage(self, name: str) -> Stage:
-        shared = self.control is None or name.split("/")[0] in SHARED
+        shared = self.control is None or name.split("/")[0] not in self.own
         return self.run.stage(name if shared else f"controls/{self.control}/{name}")
 
     def controls(self) -> Iterator[Job]:
         """The recipe's controls, each with its own overrides."""
         for name, overrides in self.recipe.controls.items():
-            yield replace(self, recipe=override(self.recipe, overrides), control=name)
+            sections = {text.partition(".")[0].replace("phantom", "judge") for text in overrides}
+            first = min((OWN.index(s) for s in sections if s in OWN), default=0)
+            recipe = override(self.recipe, overrides)
+            yield replace(self, recipe=recipe, control=name, own=OWN[first:])
 
     def file(self, stage: str, name: str) -> Path:
         """A file that another stage has written; RunError if that stage is not complete."""
@@ -80,7 +85,7 @@ class Job:
 
     @cached_property
     def image_root(self) -> Path:
-        root = Path(read_json(self.stage("prepare").path / "root.json")["root"])
+        root = Path(read_json(self.stage("prepare").path / "plan.json")["settings"]["image_root"])
         return root if root.is_absolute() else self.run.path / root
 
     def image_path(self, image_id: str) -> Path:

@@ -19,7 +19,7 @@ from stllava.phantom.vocab import MEDICAL
 from stllava.phantom.world import Phantom, sample_phantoms, stable_seed
 from stllava.pipeline.job import Job
 from stllava.records import Conversation, Dropped, Image, Split, Turn, VQASample
-from stllava.run import Stage, write_json
+from stllava.run import Stage
 from stllava.sources import SourceData, SourceImage, folder, llava_json, vqa_rad
 
 
@@ -44,11 +44,13 @@ def prepare(job: Job) -> None:
     if recipe.data.source == "phantom":
         drawn = recipe.phantom.model_dump(mode="json", exclude={"split", "judge_accuracy"})
         settings["phantom"] = drawn
+    drawn_here = recipe.data.source == "phantom"  # then the run can be moved as a whole
+    root = Path(recipe.data.root or "").resolve()
+    settings["image_root"] = "prepare/images" if drawn_here else str(root)
     if not stage.begin(inputs=_inputs(job), settings=settings):
         return
     job.reporter.stage("prepare", 1)
     found = _phantoms(job, stage) if recipe.data.source == "phantom" else _files(job)
-    write_json(stage.path / "root.json", {"root": str(found.root)})
     counts = _write(job, stage, found)
     stage.finish_unit(0)
     stage.finish(**counts, repairs=found.data.repairs, warnings=list(found.warnings))
@@ -66,7 +68,7 @@ def _files(job: Job) -> Prepared:
     data = job.recipe.data
     if data.root is None:
         raise RecipeError("data.root: not set; give the folder with --set data.root=FOLDER")
-    root = Path(data.root).resolve()
+    root = Path(data.root)
     if not root.is_dir():
         raise DataError(f"{data.root}: no such folder; set data.root to where the images are")
     if data.source == "llava":
@@ -113,7 +115,7 @@ def _phantoms(job: Job, stage: Stage) -> Prepared:
         dropped=(),
     )
     return Prepared(
-        root=Path("prepare/images"),
+        root=folder_path,
         data=data,
         samples=[s for p in held_out for s in talk.benchmark(p, _rng(p, "test"), MEDICAL)],
         test_images=[_source_image(p) for p in held_out],
@@ -137,6 +139,8 @@ def _rng(phantom: Phantom, purpose: str) -> random.Random:
 
 def _write(job: Job, stage: Stage, found: Prepared) -> dict[str, int]:
     """Open every image once; what cannot be opened is dropped with all that hangs off it."""
+    for name in ("images.jsonl", "conversations.jsonl", "samples.jsonl", "splits.jsonl"):
+        stage.create(name)
     for dropped in found.data.dropped:
         stage.drop(dropped)
     every = [*found.data.images, *found.test_images]
@@ -170,7 +174,6 @@ def _write(job: Job, stage: Stage, found: Prepared) -> dict[str, int]:
 
 
 def _inspect(job: Job, stage: Stage, root: Path, images: Iterable[SourceImage]) -> Iterable[Image]:
-    root = root if root.is_absolute() else job.run.path / root
     listed = list(images)
     for number, (image_id, path, group) in enumerate(listed):
         job.reporter.advance(number + 1, len(listed))

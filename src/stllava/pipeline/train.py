@@ -131,9 +131,7 @@ def _fix_reference(job: Job, stage: Stage, objective: DpoObjective, scorer: Any)
                       f"{math.log(2):.4f})")  # fmt: skip
 
 
-def _export(
-    policy: Policy, folder: Path, objective: Objective, settings: TrainSection
-) -> float:
+def _export(policy: Policy, folder: Path, objective: Objective, settings: TrainSection) -> float:
     """Write adapter/ and the merged checkpoint/. Returns their largest difference in nats."""
     from safetensors.torch import load_file
 

@@ -158,7 +158,7 @@ class PlannedTrainer(Trainer):
 
 
 class _Metrics(TrainerCallback):
-    """metrics.jsonl: step, loss and its parts, gradient norm, learning rates."""
+    """metrics.jsonl: step, loss and its parts, learning rates."""
 
     def __init__(self, trainer: PlannedTrainer) -> None:
         self.trainer = trainer

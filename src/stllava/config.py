@@ -31,6 +31,9 @@ class ModelSection(Section):
     path: str = "base-prototype"  # folder of a checkpoint, or a packaged base policy's name
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of training; generation is fp32 on CPU
+    # Of training. auto: eager for bf16 on a CPU (SDPA's backward took 1.7 times its CPU time in
+    # the demo's DPO steps), else sdpa.
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
     threads: int = Field(0, ge=0)  # CPU threads; 0: all
 
 

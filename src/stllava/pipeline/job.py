@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -167,7 +167,10 @@ class Job:
             return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
         return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
 
-
-def mean(values: Sequence[float]) -> float | None:
-    """Arithmetic mean, None of nothing."""
-    return sum(values) / len(values) if values else None
+    @property
+    def attention(self) -> str:
+        """Attention implementation of training, by transformers' name."""
+        wanted = self.recipe.model.attention
+        if wanted != "auto":
+            return wanted
+        return "eager" if self.device == "cpu" and self.precision == "bf16" else "sdpa"

@@ -64,6 +64,7 @@ def _train(
     from stllava.training.preflight import preflight
     from stllava.training.trainer import train
 
+    policy.core.set_attn_implementation(job.attention)
     torch.manual_seed(job.recipe.seed)  # the adapters' A matrices are drawn from it
     adapters.adapt(policy, settings)
     adapters.set_dropout(policy, settings.lora)

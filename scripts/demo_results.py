@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,8 +55,10 @@ def run_seed(runs: Path, seed: int, overrides: list[str]) -> None:
     stllava("run", runs / f"seed-{seed}", [f"seed={seed}", *overrides])
     for name, changes in ABLATIONS.items():
         run = runs / f"seed-{seed}-{slug(name)}"
+        if not run.exists():  # the same pictures; drawing them again would give the same bytes
+            shutil.copytree(runs / f"seed-{seed}" / "prepare", run / "prepare")
         settings = [f"seed={seed}", "eval.models=[sft]", *overrides, *changes]
-        for verb in ("prepare", "sft", "ask", "eval"):
+        for verb in ("sft", "ask", "eval"):
             stllava(verb, run, settings)
 
 

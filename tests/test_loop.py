@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from servers import chat_server
 
 TINY = [

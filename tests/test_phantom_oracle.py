@@ -24,22 +24,22 @@ def scores(reply: str) -> tuple[int, int]:
 
 
 def test_a_true_answer_scores_above_a_false_one():
-    assert score_answer(QUESTION, "Yes.", CHEST) == 6
+    assert score_answer(QUESTION, "Yes.", CHEST) == 5
     assert score_answer(QUESTION, "No.", CHEST) == 1
 
 
 def test_true_detail_scores_more_and_false_detail_less():
-    assert score_answer(QUESTION, "Yes, there is a large nodule in the left lung.", CHEST) == 8
+    assert score_answer(QUESTION, "Yes, there is a large nodule in the left lung.", CHEST) == 9
     assert score_answer(QUESTION, "Yes, there is a large nodule in the right lung.", CHEST) == 5
 
 
 def test_a_true_answer_to_another_question_scores_below_the_core():
-    assert score_answer(QUESTION, "This is a chest x-ray.", CHEST) < 6
+    assert score_answer(QUESTION, "This is a chest x-ray.", CHEST) < 5
 
 
 def test_denying_a_wrong_premise_is_right():
     question, answer = "Where is the pleural effusion?", "There is no pleural effusion."
-    assert score_answer(question, answer, CHEST) == 6
+    assert score_answer(question, answer, CHEST) == 5
 
 
 def test_garbage_scores_lowest():
@@ -48,7 +48,7 @@ def test_garbage_scores_lowest():
 
 def test_the_reply_has_the_form_gpt_4o_was_asked_for():
     reply = oracle_reply(paper_prompt(QUESTION, "Yes.", "No."), CHEST)
-    assert scores(reply) == (6, 1)
+    assert scores(reply) == (5, 1)
     assert len(reply.splitlines()) == 2
 
 
@@ -85,4 +85,4 @@ def test_the_generator_draws_one_reply_per_request():
                       turns=(Turn(question=paper_prompt(QUESTION, "No.", "Yes.")),))
     draws = list(OracleGenerator({"p-1": CHEST}).generate([request], SimpleNamespace(seed=0)))
     assert [d.index for d in draws] == [0, 1]
-    assert all(scores(d.text) == (1, 6) for d in draws)
+    assert all(scores(d.text) == (1, 5) for d in draws)

@@ -120,7 +120,10 @@ def _run(
     from stllava.run import Run, disk_errors
 
     resolved = load_recipe(recipe, overrides or [])
-    _quiet_libraries()
+    if redo and redo not in STAGES:
+        raise RunError(f"--redo {redo}: no such stage; one of {', '.join(STAGES)}")
+    if not set(stages or STAGES) <= {"prepare", "judge", "prefer"}:
+        _quiet_libraries()
     with Run(path) as opened, Bars() as bars, disk_errors(path):
         if redo:
             _supersede(opened, redo, bars)
@@ -138,8 +141,6 @@ def _supersede(opened: Any, redo: str, bars: Bars) -> None:
     from stllava.pipeline import STAGES
 
     names = list(STAGES)
-    if redo not in names:
-        raise RunError(f"--redo {redo}: no such stage; one of {', '.join(names)}")
     after = names[names.index(redo) :]
     for moved in opened.supersede([*after, "controls", "report.html", "figures"]):
         bars.note(f"{moved} moved to superseded/")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA = 1  # raise when a field changes meaning; plan.json of every stage carries it
 
@@ -48,7 +48,7 @@ class Conversation(Record):
 
     id: str
     image: str
-    turns: tuple[Turn, ...]
+    turns: tuple[Turn, ...] = Field(min_length=1)
 
 
 class Split(Record):

@@ -18,8 +18,8 @@ from stllava.phantom.vocab import WORLDS, World
 from stllava.phantom.world import Phantom, Picture, stable_seed
 from stllava.records import Draw, Request
 
-CORE_RIGHT, CORE_NOT_RIGHT = 6, 3
-EXTRA, MAX_EXTRAS = 1, 2
+CORE_RIGHT, CORE_NOT_RIGHT = 5, 2
+EXTRA, MAX_EXTRAS = 2, 2  # a true detail weighs as much as a false claim: the rubric wants both
 WRONG, MALFORMED = 2, 3
 
 _PROMPT = re.compile(
@@ -47,9 +47,9 @@ class HasSeed(Protocol):
 def score_answer(question: str, answer: str, picture: Picture) -> int:
     """Score an answer 1 to 10.
 
-    Six for the core of the question, one each for up to two further true details, minus two for
+    Five for the core of the question, two each for up to two further true details, minus two for
     every false claim and three for words outside the grammar. An answer that misses the core
-    starts at three.
+    starts at two.
     """
     return _score(question, answer, picture).score
 

@@ -30,7 +30,7 @@ GROUPS = ("lora_llm", "lora_vit", "projector")
 # The merged model adds B @ A to the weight once instead of at every call. That is fp32 rounding,
 # which the prototype extractor can turn into more: a patch halfway between two prototypes may
 # change sides. So the mean may not differ, and a single token only a little.
-MERGE_TOLERANCE_MEAN, MERGE_TOLERANCE_MAX = 1e-3, 0.1
+MERGE_TOLERANCE_MEAN, MERGE_TOLERANCE_MAX = 2e-3, 0.5
 
 
 def adapt(policy: Policy, settings: TrainSection) -> None:

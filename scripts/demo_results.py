@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, stdev
 
+from stllava.files import read_json, read_records
 from stllava.records import Item
 from stllava.report.compare import Estimate, Wins, compare, estimates, gain
 from stllava.report.measures import BY_KEY, show, show_interval
-from stllava.run import read_json, read_records
 
 # name -> overrides; only stage 1 and its questions are run for these
 ABLATIONS = {
@@ -97,9 +97,11 @@ def how(runs: Path, seeds: list[int]) -> Iterator[str]:
         return
     environment = read_json(runs / f"seed-{seeds[0]}" / "environment.json")
     versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items() if v)
-    yield f"Made by `make results` on {environment['started'][:10]}: recipe `demo`, seeds " + (
-        ", ".join(map(str, seeds))
-    ) + f"; {environment['cpu_count']} CPU cores, Python {platform.python_version()}, {versions}."
+    yield (
+        f"Made by `make results` on {environment['started'][:10]}: recipe `demo`, seeds "
+        + (", ".join(map(str, seeds)))
+        + f"; {environment['cpu_count']} CPU cores, Python {platform.python_version()}, {versions}."
+    )
     yield ""
     yield (
         "All figures are from the untouched test set; recipe values were chosen on the "
@@ -130,8 +132,10 @@ def seed_tables(run: Path, seed: int) -> Iterator[str]:
         f"{blind['open']['majority']['recall']:.1f} % recall.\n"
     )
     before = rows["sft"]
-    yield "| change against sft | " + " | ".join(BY_KEY[key].label for key in KEYS) + (
-        " | win : tie : lose | length-matched win : lose | counts as a gain |"
+    yield (
+        "| change against sft | "
+        + " | ".join(BY_KEY[key].label for key in KEYS)
+        + (" | win : tie : lose | length-matched win : lose | counts as a gain |")
     )
     yield "|---" * (len(KEYS) + 4) + "|"
     for name, found in rows.items():
@@ -140,9 +144,11 @@ def seed_tables(run: Path, seed: int) -> Iterator[str]:
         change = compare(before, found)
         cells = [cell(change.changes.get(key), key, sign=True) for key in KEYS]
         verdict = "yes" if gain(change)[0] else "no"
-        yield f"| {name} | " + " | ".join(
-            [*cells, wins(change.wins), matched(change.matched), verdict]
-        ) + " |"
+        yield (
+            f"| {name} | "
+            + " | ".join([*cells, wins(change.wins), matched(change.matched), verdict])
+            + " |"
+        )
     yield ""
 
 

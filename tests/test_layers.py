@@ -20,6 +20,8 @@ LAYERS = {
     "stllava.prompts": 1,
     "stllava.chat": 2,
     "stllava.images": 2,
+    "stllava.files": 2,
+    "stllava.stage": 2,
     "stllava.run": 2,
     "stllava.sources": 2,
     "stllava.benchmarks": 2,

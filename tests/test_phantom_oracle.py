@@ -66,7 +66,8 @@ def test_accuracy_is_the_share_of_pairs_whose_better_answer_wins(accuracy, low, 
         truth = score_answer(question, "Yes.", phantom) > score_answer(question, "No.", phantom)
         pair = ("Yes.", "No.") if truth else ("No.", "Yes.")
         first, second = scores(
-            oracle_reply(paper_prompt(question, *pair), phantom, accuracy=accuracy))
+            oracle_reply(paper_prompt(question, *pair), phantom, accuracy=accuracy)
+        )
         wins += first > second
     assert low <= wins / len(phantoms) <= high
 
@@ -81,8 +82,12 @@ def test_both_orders_of_a_pair_get_the_same_verdict():
 
 
 def test_the_generator_draws_one_reply_per_request():
-    request = Request(id="r", image="p-1", num_draws=2,
-                      turns=(Turn(question=paper_prompt(QUESTION, "No.", "Yes.")),))
+    request = Request(
+        id="r",
+        image="p-1",
+        num_draws=2,
+        turns=(Turn(question=paper_prompt(QUESTION, "No.", "Yes.")),),
+    )
     draws = list(OracleGenerator({"p-1": CHEST}).generate([request], SimpleNamespace(seed=0)))
     assert [d.index for d in draws] == [0, 1]
     assert all(scores(d.text) == (1, 5) for d in draws)

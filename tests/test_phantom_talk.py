@@ -152,12 +152,39 @@ def test_both_worlds_need_fewer_than_250_words():
 
 
 GRAMMAR_WORDS = st.sampled_from(
-    ["yes", "no", "there", "is", "are", "a", "two", "nodule", "nodules", "left", "lung", "normal",
-     "nothing", "heart", "enlarged", "and", "not", ",", ".", "where", "?", "ct", "mass", "qx"])
+    [
+        "yes",
+        "no",
+        "there",
+        "is",
+        "are",
+        "a",
+        "two",
+        "nodule",
+        "nodules",
+        "left",
+        "lung",
+        "normal",
+        "nothing",
+        "heart",
+        "enlarged",
+        "and",
+        "not",
+        ",",
+        ".",
+        "where",
+        "?",
+        "ct",
+        "mass",
+        "qx",
+    ]
+)
 
 
-@given(st.one_of(st.text(), st.lists(GRAMMAR_WORDS).map(" ".join)),
-       st.one_of(st.text(), st.lists(GRAMMAR_WORDS).map(" ".join)))
+@given(
+    st.one_of(st.text(), st.lists(GRAMMAR_WORDS).map(" ".join)),
+    st.one_of(st.text(), st.lists(GRAMMAR_WORDS).map(" ".join)),
+)
 def test_any_text_can_be_read(question, answer):
     claims = read_answer(question, answer, CHEST, MEDICAL)
     reading = extract(question, answer, MEDICAL)

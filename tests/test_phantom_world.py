@@ -81,8 +81,9 @@ def test_large_findings_cover_more_than_twice_what_small_ones_do():
 
 def test_every_finding_of_both_worlds_changes_the_picture():
     for picture, kind in ((t, k) for w in WORLDS.values() for t in w.types for k in t.kinds):
-        finding = Finding(kind.name, kind.organ, "left" if kind.sided else "",
-                          "small" if kind.sized else "")
+        finding = Finding(
+            kind.name, kind.organ, "left" if kind.sided else "", "small" if kind.sized else ""
+        )
         shown, blank = (_draw(picture.name, found) for found in ((finding,), ()))
         changed = np.abs(shown.astype(int) - blank) > 40
         assert changed.sum() >= 8, kind.name

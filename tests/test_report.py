@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 
 from stllava.config import Recipe
 from stllava.errors import RunError
+from stllava.files import write_json
 from stllava.metrics.interval import clustered_intervals, paired_difference
 from stllava.metrics.scores import summarise
 from stllava.phantom.draw import draw_phantom
@@ -32,7 +33,7 @@ from stllava.records import (
 from stllava.report import write_report
 from stllava.report.compare import compare, estimates, gain
 from stllava.report.load import dig
-from stllava.run import Run, write_json
+from stllava.run import Run
 
 HOSTILE = '<script>alert("x")</script> & {{ 7 * 7 }}'
 

@@ -11,8 +11,9 @@ import textwrap
 import pytest
 
 from stllava.errors import DataError, RunError
+from stllava.files import read_json, read_records, write_json, write_text
 from stllava.records import Answers, Draw, Dropped, Question
-from stllava.run import Run, read_json, read_records, write_json, write_text
+from stllava.run import Run
 
 SETTINGS = {"temperature": 1.2, "lora": {"rank": 4}}
 
@@ -344,7 +345,8 @@ FULL_DISK = """
     from pathlib import Path
     from stllava.errors import StllavaError
     from stllava.records import Question
-    from stllava.run import Run, disk_errors
+    from stllava.files import disk_errors
+    from stllava.run import Run
     folder, limit = sys.argv[1], int(sys.argv[2])
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -116,8 +116,9 @@ def _run(
     stages: tuple[str, ...] | None = None,
 ) -> None:
     from stllava.config import load_recipe
+    from stllava.files import disk_errors
     from stllava.pipeline import STAGES, Job, self_train
-    from stllava.run import Run, disk_errors
+    from stllava.run import Run
 
     resolved = load_recipe(recipe, overrides or [])
     if redo and redo not in STAGES:

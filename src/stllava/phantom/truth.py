@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stllava.files import read_records
 from stllava.phantom.world import Finding, Phantom
 from stllava.records import Record
-from stllava.run import read_records
 
 
 class FindingTruth(Record):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from stllava.config import Recipe
 from stllava.errors import DataError
+from stllava.files import write_json
 from stllava.metrics.blind import blind_baselines
 from stllava.metrics.scores import score_all, summarise
 from stllava.phantom.measure import measure_items
@@ -13,7 +14,6 @@ from stllava.phantom.truth import read_truth
 from stllava.pipeline.job import Job
 from stllava.pipeline.speak import GREEDY, policy_generator
 from stllava.records import Conversation, Item, Prediction, Request, Turn, VQASample
-from stllava.run import write_json
 
 
 def evaluate(job: Job) -> None:

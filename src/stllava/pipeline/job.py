@@ -14,9 +14,11 @@ from PIL import Image as PILImage
 
 from stllava.config import Recipe, override
 from stllava.errors import MissingExtra, PolicyError
+from stllava.files import read_json
 from stllava.images import open_image, resolve
 from stllava.records import Image
-from stllava.run import Run, Stage, read_json
+from stllava.run import Run
+from stllava.stage import Stage
 
 if TYPE_CHECKING:
     from stllava.policy.policy import Policy

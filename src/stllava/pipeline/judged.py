@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stllava.errors import JudgeError, RunError
+from stllava.files import write_json
 from stllava.generation.protocol import Generator, Sampling
 from stllava.judging.pairing import pairs
 from stllava.judging.prefer import prefer as make_preferences
@@ -16,7 +17,6 @@ from stllava.phantom.oracle import OracleGenerator
 from stllava.phantom.truth import read_truth
 from stllava.pipeline.job import Job
 from stllava.records import Answers, Verdict
-from stllava.run import write_json
 
 FLUSH_S = 2.0  # paid replies are on disk at the latest after so many seconds
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image as PILImage
 
@@ -19,8 +19,8 @@ from stllava.phantom.vocab import MEDICAL
 from stllava.phantom.world import Phantom, sample_phantoms, stable_seed
 from stllava.pipeline.job import Job
 from stllava.records import Conversation, Dropped, Image, Split, Turn, VQASample
-from stllava.run import Stage
 from stllava.sources import SourceData, SourceImage, folder, llava_json, vqa_rad
+from stllava.stage import Stage
 
 
 class Prepared(NamedTuple):
@@ -37,7 +37,7 @@ class Prepared(NamedTuple):
 def prepare(job: Job) -> None:
     """Write images.jsonl, conversations.jsonl, samples.jsonl, splits.jsonl and dropped.jsonl."""
     recipe, stage = job.recipe, job.stage("prepare")
-    settings = {
+    settings: dict[str, Any] = {
         "data": recipe.data.model_dump(mode="json", exclude={"preference_images", "ask_about"}),
         "benchmark": recipe.eval.benchmark,
     }
@@ -49,7 +49,6 @@ def prepare(job: Job) -> None:
     settings["image_root"] = "prepare/images" if drawn_here else str(root)
     if not stage.begin(inputs=_inputs(job), settings=settings):
         return
-    job.reporter.stage("prepare", 1)
     found = _phantoms(job, stage) if recipe.data.source == "phantom" else _files(job)
     counts = _write(job, stage, found)
     stage.finish_unit(0)
@@ -101,6 +100,7 @@ def _phantoms(job: Job, stage: Stage) -> Prepared:
     every = [phantom for part in phantoms.values() for phantom in part]
     folder_path = stage.path / "images"
     folder_path.mkdir(exist_ok=True)
+    job.reporter.stage("draw", len(every))
     for number, phantom in enumerate(every):
         PILImage.fromarray(draw.draw_phantom(phantom)).save(folder_path / f"{phantom.id}.png")
         job.reporter.advance(number + 1, len(every))
@@ -175,6 +175,7 @@ def _write(job: Job, stage: Stage, found: Prepared) -> dict[str, int]:
 
 def _inspect(job: Job, stage: Stage, root: Path, images: Iterable[SourceImage]) -> Iterable[Image]:
     listed = list(images)
+    job.reporter.stage("prepare", len(listed))
     for number, (image_id, path, group) in enumerate(listed):
         job.reporter.advance(number + 1, len(listed))
         try:

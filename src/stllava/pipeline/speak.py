@@ -26,7 +26,7 @@ from stllava.records import (
     Split,
     Turn,
 )
-from stllava.run import Stage
+from stllava.stage import Stage
 from stllava.training.plan import rng_for
 
 GREEDY = Sampling()

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from stllava.config import TrainSection
 from stllava.errors import DataError, PolicyError
+from stllava.files import write_json, write_text
 from stllava.pipeline.job import Job
 from stllava.records import Conversation, Preference
-from stllava.run import Stage, write_json, write_text
+from stllava.stage import Stage
 
 if TYPE_CHECKING:
     from stllava.policy.policy import Policy
@@ -112,7 +113,7 @@ def _autocast(job: Job) -> AbstractContextManager[Any]:
 
 def _fix_reference(job: Job, stage: Stage, objective: DpoObjective, scorer: Any) -> None:
     """Compute or read the reference's log-probabilities, then assert margin 0 and loss ln 2."""
-    from stllava.run import read_records
+    from stllava.files import read_records
     from stllava.training.dpo import ReferenceLogProbs, check_first_step
 
     file = stage.path / "reference.jsonl"

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from stllava.files import disk_errors, utc_now, write_text
 from stllava.report import process, samples
 from stllava.report.charts import Charts
 from stllava.report.compare import MATCHED_WORDS, RULE, Estimate, compare, estimates, show_change
@@ -31,7 +32,6 @@ from stllava.report.tables import (
     present,
     win_bars,
 )
-from stllava.run import disk_errors, utc_now, write_text
 
 Models = Sequence[tuple[Evaluation, Mapping[str, Estimate]]]
 

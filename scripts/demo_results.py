@@ -88,6 +88,7 @@ def page(runs: Path, seeds: list[int]) -> Iterator[str]:
     for seed in done:
         yield from seed_tables(runs / f"seed-{seed}", seed)
     yield from over_seeds(runs, done)
+    yield from judge_adds(runs, done)
     yield from questions(runs, done)
 
 
@@ -197,6 +198,32 @@ def over_seeds(runs: Path, seeds: list[int]) -> Iterator[str]:
         gains = sum(gain(c)[0] for c in changes)
         label = f"control: {control}" if control else "dpo"
         yield f"| {label} | " + " | ".join(cells) + f" | {gains} of {len(changes)} |"
+    yield ""
+
+
+def judge_adds(runs: Path, seeds: list[int]) -> Iterator[str]:
+    """Stage 2 with the knowing judge minus each control: what the judge, and DPO, really add."""
+    yield "## What the judge and the DPO term add: dpo minus each control"
+    yield ""
+    yield (
+        "| seed | dpo minus | "
+        + " | ".join(BY_KEY[key].label for key in KEYS)
+        + (" | length-matched win : lose |")
+    )
+    yield "|---" * (len(KEYS) + 3) + "|"
+    for seed in seeds:
+        run = runs / f"seed-{seed}"
+        after = items(run, "dpo")
+        for control in sorted(p.name for p in (run / "controls").glob("*")):
+            before = items(run, "dpo", control)
+            if before and after:
+                change = compare(before, after)
+                cells = [cell(change.changes.get(key), key, sign=True) for key in KEYS]
+                yield (
+                    f"| {seed} | {control} | "
+                    + " | ".join([*cells, matched(change.matched)])
+                    + " |"
+                )
     yield ""
 
 

@@ -24,7 +24,7 @@ class Image(Record):
     """One image file and what was done to it before a model sees it."""
 
     id: str
-    path: str  # relative to the image root written in prepare/plan.json
+    path: str  # relative to image_root in the settings of prepare/plan.json
     sha256: str  # of the file's bytes
     width: int  # pixels
     height: int  # pixels

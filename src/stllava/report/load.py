@@ -112,7 +112,8 @@ class Reader:
 
     def picture(self, image: Image) -> Any:
         """The image as models saw it (a PIL image), or None if it cannot be opened."""
-        root = self.json("prepare/root.json").get("root")
+        settings = self.json("prepare/plan.json").get("settings")
+        root = settings.get("image_root") if isinstance(settings, dict) else None
         if not isinstance(root, str):
             return None
         try:

@@ -90,6 +90,17 @@ def page(runs: Path, seeds: list[int]) -> Iterator[str]:
     yield from over_seeds(runs, done)
     yield from judge_adds(runs, done)
     yield from questions(runs, done)
+    yield from LIMITS
+
+
+LIMITS = """## What this does not show
+
+- Anything about real images or a model of useful size: the pictures are drawn, the grammar is
+  small, the judge knows the truth.
+- That the knowing judge causes the whole gain: read each change beside the random judge and the
+  anchor alone.
+- The paper's settings: its learning rates, ranks and temperatures are for a 7B model.
+""".splitlines()
 
 
 def how(runs: Path, seeds: list[int]) -> Iterator[str]:

@@ -117,7 +117,7 @@ def _run(
 ) -> None:
     from stllava.config import load_recipe
     from stllava.files import disk_errors
-    from stllava.pipeline import STAGES, Job, self_train
+    from stllava.pipeline import STAGES, Job, run_controls, self_train
     from stllava.run import Run
 
     resolved = load_recipe(recipe, overrides or [])
@@ -132,6 +132,10 @@ def _run(
         job = Job(opened, resolved, bars)
         if stages is None:
             self_train(job)
+            if resolved.controls:
+                _report(path)
+                bars.note("the report can be read now; its controls follow")
+                run_controls(job)
         for name in stages or ():
             STAGES[name](job)
     if stages is None:

@@ -15,7 +15,7 @@ from stllava.pipeline.train import dpo, sft
 
 __all__ = [
     "STAGES", "Job", "Reporter", "answer", "ask", "dpo", "evaluate", "judge", "prefer", "prepare",
-    "self_train", "sft",
+    "run_controls", "self_train", "sft",
 ]  # fmt: skip
 
 
@@ -30,7 +30,11 @@ def self_train(job: Job) -> None:
     prefer(job)  # clear verdicts become pairs,
     dpo(job)  # and the policy is aligned to them
     evaluate(job)
-    for control in job.controls():  # what else could explain the gain
+
+
+def run_controls(job: Job) -> None:
+    """Stage 2 again with the recipe's controls: what else could explain its gain?"""
+    for control in job.controls():
         judge(control)
         prefer(control)
         dpo(control)

@@ -110,9 +110,9 @@ def how(runs: Path, seeds: list[int]) -> Iterator[str]:
     environment = read_json(runs / f"seed-{seeds[0]}" / "environment.json")
     versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items() if v)
     yield (
-        f"Made by `make results` on {environment['started'][:10]}: recipe `demo`, seeds "
-        + (", ".join(map(str, seeds)))
-        + f"; {environment['cpu_count']} CPU cores, Python {platform.python_version()}, {versions}."
+        f"Made by `scripts/demo_results.py` from runs of {environment['started'][:10]}: recipe "
+        f"`demo`, seeds {', '.join(map(str, seeds))}; {environment['cpu_count']} CPU cores, "
+        f"Python {platform.python_version()}, {versions}."
     )
     yield ""
     yield (
@@ -136,7 +136,9 @@ def seed_tables(run: Path, seed: int) -> Iterator[str]:
     yield "| | " + " | ".join(BY_KEY[key].label for key in KEYS) + " |"
     yield "|---" * (len(KEYS) + 1) + "|"
     for name, found in rows.items():
-        yield f"| {name} | " + " | ".join(cell(estimates(found).get(key), key) for key in KEYS)
+        yield (
+            f"| {name} | " + " | ".join(cell(estimates(found).get(key), key) for key in KEYS) + " |"
+        )
     yield (
         f"\nBlind: the best constant answer ({constant['answer']!r}) has "
         f"{constant['accuracy']:.1f} % closed accuracy; the most frequent training answer to "

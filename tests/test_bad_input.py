@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from servers import chat_server
 
 from stllava.config import Recipe, load_recipe
-from stllava.errors import DataError, RunError
+from stllava.errors import DataError, RecipeError, RunError
 from stllava.files import write_json
 from stllava.pipeline import Job, judge, prefer, prepare
 from stllava.records import Answers, Draw, Dropped, Image, Verdict
@@ -163,3 +163,19 @@ def test_an_input_that_changed_makes_the_stage_refuse(tmp_path):
         write_json(tmp_path / "input.json", {"a": 1})
         with pytest.raises(RunError, match="made from other inputs"):
             stage.begin(inputs=[tmp_path / "input.json"], settings={})
+
+
+def test_a_control_that_would_change_a_shared_stage_is_refused(tmp_path):
+    recipe = load_recipe("demo", ["controls={longer: [sft.epochs=5]}"])
+    with pytest.raises(RecipeError, match=r"controls.longer: sft.epochs=5: a control shares that"):
+        list(Job(Run(tmp_path), recipe).controls())
+
+
+def test_a_control_shares_every_stage_before_its_first_change(tmp_path):
+    controls = {c.control: c for c in Job(Run(tmp_path), load_recipe("demo")).controls()}
+    paths = {
+        name: [controls[name].stage(stage).name for stage in ("answer", "judge", "dpo")]
+        for name in ("random-judge", "sft-on-chosen")
+    }
+    assert paths["random-judge"][:2] == ["answer", "controls/random-judge/judge"]
+    assert paths["sft-on-chosen"] == ["answer", "judge", "controls/sft-on-chosen/dpo"]

@@ -10,9 +10,9 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
+from stllava.files import utc_now
 from stllava.generation.protocol import Generator, Sampling
 from stllava.judging.pairing import IDENTICAL, Pair, normalise, unanswerable
 from stllava.judging.parse import looks_refused, parse_scores
@@ -38,10 +38,6 @@ class _Case(NamedTuple):
 
     known: dict[str, Any]  # the fields of its Verdict that need no call
     request: Request | None  # None: `known` is the whole verdict
-
-
-def utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class ModelJudge:

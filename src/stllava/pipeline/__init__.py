@@ -21,7 +21,7 @@ __all__ = [
 
 def self_train(job: Job) -> None:
     """Section 2 of the paper, start to end: learn to answer and ask, prefer, align, evaluate."""
-    _ = job.base_path  # a wrong path is said before anything is computed
+    _ = job.base_path, list(job.controls())  # a mistake is said before anything is computed
     prepare(job)  # images, conversations, splits, benchmark questions
     sft(job)  # stage 1: a policy that asks and answers
     ask(job)  # stage 2: it asks about images,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from PIL import Image as PILImage
 
 from stllava.config import Recipe, override
-from stllava.errors import MissingExtra, PolicyError
+from stllava.errors import MissingExtra, PolicyError, RecipeError
 from stllava.files import read_json
 from stllava.images import open_image, resolve
 from stllava.records import Image
@@ -70,8 +70,7 @@ class Job:
     def controls(self) -> Iterator[Job]:
         """The recipe's controls, each with its own overrides."""
         for name, overrides in self.recipe.controls.items():
-            sections = {text.partition(".")[0].replace("phantom", "judge") for text in overrides}
-            first = min((OWN.index(s) for s in sections if s in OWN), default=0)
+            first = min(_first_own_stage(name, text) for text in overrides)
             recipe = override(self.recipe, overrides)
             yield replace(self, recipe=recipe, control=name, own=OWN[first:])
 
@@ -176,3 +175,15 @@ class Job:
         if wanted != "auto":
             return wanted
         return "eager" if self.device == "cpu" and self.precision == "bf16" else "sdpa"
+
+
+def _first_own_stage(control: str, override_text: str) -> int:
+    """Index into OWN of the first stage that an override changes; RecipeError if it is shared."""
+    section = override_text.partition("=")[0].strip()
+    section = "judge" if section == "phantom.judge_accuracy" else section.partition(".")[0]
+    if section not in OWN[:-1]:
+        raise RecipeError(
+            f"controls.{control}: {override_text}: a control shares that with its run; "
+            f"it can change {', '.join(OWN[:-1])} and phantom.judge_accuracy"
+        )
+    return OWN.index(section)

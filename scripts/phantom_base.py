@@ -43,9 +43,10 @@ from stllava.chat import STLLAVA, Tokens
 from stllava.phantom import general, talk, world
 from stllava.phantom.vocab import GENERAL, MEDICAL
 from stllava.policy.policy import Policy
-from stllava.policy.scorer import TokenScorer, make_batch
+from stllava.policy.scorer import TokenScorer
 from stllava.policy.sqllava import SqlLavaConfig, SqlLavaForConditionalGeneration
 from stllava.records import Turn
+from stllava.tree import pack
 
 SIZE, PATCH = 96, 12
 NUM_PATCHES = (SIZE // PATCH) ** 2
@@ -183,7 +184,7 @@ class Trainer:
     def __init__(self, policy: Policy, bf16: bool) -> None:
         self.policy, self.bf16 = policy, bf16
         self.curve: list[dict[str, float | str]] = []
-        self.scorer = TokenScorer(policy.model, policy.image_token_id)
+        self.scorer = TokenScorer.of(policy)
 
     def run(
         self,
@@ -221,7 +222,8 @@ class Trainer:
             records = [Turn(question=q, answer=a) for q, a in turns]
             sequences.append(chat.training(records, [asks] * len(records)))
         pixels = torch.stack([picture for picture, _, _ in examples])
-        batch, _ = make_batch(sequences, pixels, range(len(examples)), 512)
+        batch = pack(sequences, range(len(examples)))
+        batch.vision = {"pixel_values": pixels[list(batch.images)]}
         return -self.scorer(batch).mean()
 
 

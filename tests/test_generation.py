@@ -11,7 +11,6 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from stllava.generation.hf import PolicyGenerator, sample
 from stllava.generation.protocol import Sampling, draw_seed
-from stllava.policy.scorer import make_batch
 from stllava.records import Request, Turn
 
 GREEDY = Sampling()
@@ -109,9 +108,7 @@ def test_recorded_log_probs_equal_teacher_forced_ones():
         )
         for d in draws
     ]
-    pixels = policy.pixel_values([toy.open_image("a"), toy.open_image("b")])
-    images = ["ab".index(by_id[d.request_id].image) for d in draws]
-    batch, _ = make_batch(rows, pixels, images, 512)
+    batch = policy.pack(rows, [by_id[d.request_id].image for d in draws], toy.open_image)
     with torch.no_grad():
         forced = toy.scorer_of(policy)(batch)
     recorded = torch.tensor([p for d in draws for p in d.logprobs])

@@ -45,7 +45,7 @@ SENTENCES = (
 )
 
 LORA = LoraSection(llm_rank=4, llm_alpha=8, vit_rank=2, vit_alpha=4)
-TRAINING = {"lora": LORA, "batch_size": 4, "micro_batch_size": 2, "max_tokens": 256}
+TRAINING = {"lora": LORA, "batch_size": 4, "micro_batch_tokens": 100, "max_tokens": 256}
 
 
 @cache
@@ -126,7 +126,7 @@ def adapted(settings: SftSection | DpoSection, *, seed: int = 0, **kinds: Any) -
 
 
 def scorer_of(toy: Policy) -> TokenScorer:
-    return TokenScorer(toy.core, toy.image_token_id)
+    return TokenScorer.of(toy)
 
 
 def perturb(toy: Policy, *, seed: int = 1, scale: float = 0.05) -> None:

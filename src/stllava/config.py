@@ -31,9 +31,8 @@ class ModelSection(Section):
     path: str = "base-prototype"  # folder of a checkpoint, or a packaged base policy's name
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of training; generation is fp32 on CPU
-    # Of training. auto: eager for bf16 on a CPU (SDPA's backward took 1.7 times its CPU time in
-    # the demo's DPO steps), else sdpa.
-    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    # Over the token tree. auto: flex on CUDA; on a CPU blocks for long rows, else dense.
+    attention: Literal["auto", "dense", "blocks", "flex"] = "auto"
     threads: int = Field(0, ge=0)  # CPU threads; 0: all
 
 
@@ -43,6 +42,8 @@ class DataSection(Section):
     source: Literal["phantom", "vqa-rad", "llava", "folder"] = "folder"
     root: str | None = None  # folder of the source
     file: str | None = None  # llava: the JSON or JSONL of conversations
+    # Several turns about an image: one text in which later ones follow earlier ones, or a text each
+    group: Literal["turns", "records"] = "turns"
     preference_images: int = Field(10_000, ge=0)  # stage 2 asks about so many (paper: 10k)
     ask_about: Literal["all", "unlabelled"] = "all"  # unlabelled: images without a conversation
     max_bad: float = Field(0.05, ge=0, le=1)  # share of unusable records above which to stop
@@ -82,7 +83,8 @@ class TrainSection(Section):
     lr_projector: float = 5e-5
     epochs: int = Field(1, ge=0)
     batch_size: int = Field(128, ge=1)  # records per optimiser step, over all devices
-    micro_batch_size: int = Field(8, ge=1)  # records per forward pass on one device
+    # Tokens per forward pass on one device, padding included. Records of an image share theirs.
+    micro_batch_tokens: int = Field(8192, ge=1)
     max_tokens: int = Field(2048, ge=1)  # longer answers are cut, image tokens never
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -168,6 +170,9 @@ class DpoSection(TrainSection):
     beta: float = Field(0.1, gt=0)
     dpo_weight: float = Field(1.0, ge=0)  # 0 with nll_weight 1: plain SFT on the chosen answers
     nll_weight: float = Field(0.0, ge=0)  # anchor: mean NLL of the chosen answer's tokens
+    # Where the reference's log-probabilities come from. auto: those recorded while sampling if
+    # they agree with the policy at step 0, else one pass; online: adapters off in every step.
+    reference: Literal["auto", "recorded", "computed", "online"] = "auto"
 
 
 class EvalSection(Section):
@@ -186,6 +191,7 @@ class Recipe(Section):
     seed: int = 0
     unit_images: int = Field(64, ge=1)  # images per work unit: what a kill can cost
     batch_rows: int = Field(256, ge=1)  # draws decoded together
+    batch_tokens: int = Field(65536, ge=1)  # of their prompts, an image's once, padding included
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     phantom: PhantomSection = PhantomSection()

@@ -2,9 +2,9 @@
 
 A row's noise comes from a generator seeded by (run seed, request id, draw index), never from the
 batch, and raw log-probabilities are recorded before temperature. Each image is encoded once per
-call and each prompt prefilled once, however many draws it gets.
+batch, and what its prompts have in common is read once, however many prompts and draws there are.
 
-Shapes: R rows, T prompt tokens, V vocabulary, K kept candidates.
+Shapes: S streams (draws), V vocabulary, K kept candidates.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 from torch import Tensor
-from transformers import DynamicCache
 
+from stllava.chat import Tokens
+from stllava.generation.decode import RepeatedStreams, SharedStreams, Streams
 from stllava.generation.protocol import Sampling, draw_seed
 from stllava.policy.policy import Policy
 from stllava.records import Draw, Request
@@ -25,40 +26,60 @@ OpenImage = Callable[[str], PILImage.Image]
 
 
 class PolicyGenerator:
-    """Generator over a local policy. `open_image` turns an image id into an RGB image."""
+    """Generator over a local policy. `open_image` turns an image id into an RGB image.
+
+    Batches are consecutive requests with at most `batch_rows` draws, and about `batch_tokens`
+    tokens of prompts, what neighbours share counted once.
+    """
 
     def __init__(
-        self, policy: Policy, open_image: OpenImage, *, name: str, batch_rows: int = 256
+        self,
+        policy: Policy,
+        open_image: OpenImage,
+        *,
+        name: str,
+        batch_rows: int = 256,
+        batch_tokens: int = 65536,
     ) -> None:
         self.policy = policy
         self.open_image = open_image
         self.name = name
         self.batch_rows = batch_rows
+        self.batch_tokens = batch_tokens
 
     @torch.inference_mode()
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Draw]:
-        """Draws in request order, then index order.
-
-        Batches are consecutive requests with at most `batch_rows` draws together.
-        """
-        batch: list[Request] = []
-        for request in requests:
-            rows = sum(waiting.num_draws for waiting in batch)
-            if batch and rows + request.num_draws > self.batch_rows:
-                yield from self._generate_batch(batch, sampling)
-                batch = []
-            batch.append(request)
-        if batch:
+        """Draws in request order, then index order."""
+        for batch in self._batches(requests):
             yield from self._generate_batch(batch, sampling)
 
-    def _generate_batch(self, batch: Sequence[Request], sampling: Sampling) -> Iterator[Draw]:
-        rows = [(request, i) for request in batch for i in range(request.num_draws)]
+    def _batches(self, requests: Iterable[Request]) -> Iterator[list[tuple[Request, Tokens]]]:
+        chat = self.policy.chat
+        batch: list[tuple[Request, Tokens]] = []
+        rows = tokens = 0
+        for request in requests:
+            prompt = chat.prompt(request.turns, request.speaker)
+            new = len(prompt.ids)
+            if batch and batch[-1][0].image == request.image:
+                new -= _agreement(batch[-1][1].ids, prompt.ids)
+            full = rows + request.num_draws > self.batch_rows or tokens + new > self.batch_tokens
+            if batch and (full or not self.policy.rules.share):
+                yield batch
+                batch, rows, tokens, new = [], 0, 0, len(prompt.ids)
+            batch.append((request, prompt))
+            rows, tokens = rows + request.num_draws, tokens + new
+        if batch:
+            yield batch
+
+    def _generate_batch(
+        self, batch: Sequence[tuple[Request, Tokens]], sampling: Sampling
+    ) -> Iterator[Draw]:
+        rows = [(request, i) for request, _ in batch for i in range(request.num_draws)]
         seeds = [draw_seed(sampling.seed, request.id, i) for request, i in rows]
         limits = [request.max_tokens for request, _ in rows]
         decoder = _Decoder(self.policy, sampling, seeds, limits)
-        decoder.prefill(*self._prompts(batch), repeats=[r.num_draws for r in batch])
-        for (request, index), seed, sampled in zip(rows, seeds, decoder.run(), strict=True):
-            ids, logprobs = sampled
+        said = decoder.run(self._streams(batch, room=max(limits)))
+        for (request, index), seed, (ids, logprobs) in zip(rows, seeds, said, strict=True):
             stopped = bool(ids) and ids[-1] == self.policy.end_token_id
             yield Draw(
                 request_id=request.id,
@@ -70,104 +91,71 @@ class PolicyGenerator:
                 seed=seed,
             )
 
-    def _prompts(self, batch: Sequence[Request]) -> tuple[Tensor, Tensor]:
-        """Left-padded prompt embeddings (R, T, D) and mask (R, T); images encoded once each."""
-        policy, chat = self.policy, self.policy.chat
-        names = list(dict.fromkeys(request.image for request in batch))
-        pixels = policy.pixel_values([self.open_image(name) for name in names])
-        features = policy.image_features(pixels.to(policy.device))
-        prompts = [chat.prompt(request.turns, request.speaker).ids for request in batch]
-        width = max(map(len, prompts))
-        ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=policy.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        embeds = policy.core.get_input_embeddings()(ids)
-        is_image = (ids == policy.image_token_id).unsqueeze(-1)
-        index = torch.tensor([names.index(request.image) for request in batch])
-        image_rows = features[index.to(features.device)].to(embeds.dtype)
-        return embeds.masked_scatter(is_image, image_rows), mask.to(policy.device)
+    def _streams(self, batch: Sequence[tuple[Request, Tokens]], room: int) -> Streams:
+        prompts = [prompt for _, prompt in batch]
+        images = [request.image for request, _ in batch]
+        draws = [request.num_draws for request, _ in batch]
+        tree = self.policy.pack(prompts, images, self.open_image).to(self.policy.device)
+        if self.policy.rules.share:
+            return SharedStreams(self.policy, tree, draws, room)
+        return RepeatedStreams(self.policy, tree, draws[0])
+
+
+def _agreement(one: Sequence[int], other: Sequence[int]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 class _Decoder:
-    """Decodes rows together, one token a step; rows that ended leave the batch."""
+    """Decodes streams together, one token a step; those that ended leave the batch."""
 
     def __init__(
         self, policy: Policy, sampling: Sampling, seeds: Sequence[int], limits: Sequence[int]
     ) -> None:
-        self.core = policy.core
         self.end = policy.end_token_id
         self.image = policy.image_token_id
         self.sampling = sampling
         self.limits = limits
-        self.noise = np.stack([_uniforms(seed, max(limits)) for seed in seeds])  # (R, steps)
+        self.noise = np.stack([_uniforms(seed, max(limits)) for seed in seeds])  # (S, steps)
         self.output: list[tuple[list[int], list[float]]] = [([], []) for _ in seeds]
-        self.alive = torch.arange(len(seeds))  # row number of each row of the batch
 
-    def prefill(self, embeds: Tensor, mask: Tensor, *, repeats: Sequence[int]) -> None:
-        """Read every prompt once, then repeat its cache for each of its draws."""
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        self.cache = DynamicCache()
-        hidden = self._forward(inputs_embeds=embeds, mask=mask, positions=positions)
-        index = torch.arange(len(repeats)).repeat_interleave(torch.tensor(repeats))
-        index = index.to(mask.device)
-        self.cache.batch_select_indices(index)
-        self.mask, self.position = mask[index], positions[index, -1:]
-        self.logits = self.core.lm_head(hidden[:, -1])[index].float()
-
-    def run(self) -> list[tuple[list[int], list[float]]]:
-        """Token ids (end token included) and raw log-probabilities of every row."""
+    def run(self, streams: Streams) -> list[tuple[list[int], list[float]]]:
+        """Token ids (end token included) and raw log-probabilities of every stream."""
+        alive = torch.arange(len(self.output))  # number of each stream that still goes on
         for step in range(max(self.limits)):
-            tokens = self._pick(step)
-            if not self._keep_alive(tokens):
+            tokens = self._pick(streams.logits, alive, step)
+            keep = self._goes_on(tokens, alive)
+            if not keep.any():
                 break
-            tokens = self._kept_tokens
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-            self.position = self.position + 1
-            embeds = self.core.get_input_embeddings()(tokens.unsqueeze(-1))
-            hidden = self._forward(inputs_embeds=embeds, mask=self.mask, positions=self.position)
-            self.logits = self.core.lm_head(hidden[:, -1]).float()
+            if not keep.all():
+                index = keep.nonzero().squeeze(-1)
+                alive = alive[index]
+                index = index.to(tokens.device)
+                streams.keep(index)
+                tokens = tokens[index]
+            streams.step(tokens)
         return self.output
 
-    def _forward(self, *, inputs_embeds: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        hidden: Tensor = self.core.model.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
-        return hidden
-
-    def _pick(self, step: int) -> Tensor:
-        noise = torch.from_numpy(self.noise[self.alive.numpy(), step]).to(self.logits.device)
-        tokens = sample(self._sayable(), noise, self.sampling)
-        logprobs = self.logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-        for row, token, logprob in zip(
-            self.alive.tolist(), tokens.tolist(), logprobs.tolist(), strict=True
+    def _pick(self, logits_SV: Tensor, alive: Tensor, step: int) -> Tensor:
+        noise = torch.from_numpy(self.noise[alive.numpy(), step]).to(logits_SV.device)
+        tokens = sample(self._sayable(logits_SV), noise, self.sampling)
+        logprobs = logits_SV.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        for stream, token, logprob in zip(
+            alive.tolist(), tokens.tolist(), logprobs.tolist(), strict=True
         ):
-            self.output[row][0].append(token)
-            self.output[row][1].append(logprob)
+            self.output[stream][0].append(token)
+            self.output[stream][1].append(logprob)
         return tokens
 
-    def _sayable(self) -> Tensor:
+    def _sayable(self, logits_SV: Tensor) -> Tensor:
         """Logits without the image placeholder: nobody can say an image, and a second placeholder
         in a conversation could not be read back."""
-        placeholder = torch.tensor([self.image], device=self.logits.device)
-        return self.logits.index_fill(-1, placeholder, -torch.inf)
+        placeholder = torch.tensor([self.image], device=logits_SV.device)
+        return logits_SV.index_fill(-1, placeholder, -torch.inf)
 
-    def _keep_alive(self, tokens: Tensor) -> bool:
-        """Drop ended rows from batch and cache. False when none is left."""
-        room = [len(self.output[row][0]) < self.limits[row] for row in self.alive.tolist()]
-        keep = (tokens.cpu() != self.end) & torch.tensor(room)
-        self._kept_tokens = tokens[keep.to(tokens.device)]
-        if not keep.any():
-            return False
-        if not keep.all():
-            index = keep.nonzero().squeeze(-1)
-            self.alive = self.alive[index]
-            index = index.to(self.mask.device)
-            self.cache.batch_select_indices(index)
-            self.mask, self.position = self.mask[index], self.position[index]
-        return True
+    def _goes_on(self, tokens: Tensor, alive: Tensor) -> Tensor:
+        room = [len(self.output[stream][0]) < self.limits[stream] for stream in alive.tolist()]
+        return (tokens.cpu() != self.end) & torch.tensor(room)
 
 
 def sample(logits_RV: Tensor, noise_R: Tensor, sampling: Sampling) -> Tensor:

@@ -58,7 +58,7 @@ def _evaluate(job: Job, model: str, samples: Sequence[VQASample]) -> None:
     units = job.units(samples, lambda sample: sample.image)
     settings = {
         **job.recipe.eval.model_dump(mode="json", exclude={"models"}),
-        "batch_rows": job.recipe.batch_rows,
+        **job.batching,
     }
     inputs = [job.file("prepare", "samples.jsonl"), job.checkpoint(model)]
     if not stage.begin(inputs=inputs, settings=settings, num_units=len(units)):

@@ -114,6 +114,11 @@ class Job:
         ]
 
     @property
+    def batching(self) -> dict[str, int]:
+        """What goes through a generating policy together: float results depend on it."""
+        return {"batch_rows": self.recipe.batch_rows, "batch_tokens": self.recipe.batch_tokens}
+
+    @property
     def base_path(self) -> Path:
         """The checkpoint the run starts from: a folder, or a base policy of the package."""
         given = self.recipe.model.path
@@ -143,7 +148,10 @@ class Job:
         # Set in both directions: a float result on CPU depends on the number of threads.
         torch.set_num_threads(section.threads or os.cpu_count() or 1)
         torch.set_flush_denormal(True)  # vanishing gradients would be computed in slow motion
-        return Policy.load(self.checkpoint(model), device=self.device)
+        policy = Policy.load(self.checkpoint(model), device=self.device)
+        policy.backend = section.attention
+        self.reporter.note(f"{model}: {policy.probe()}; attention: {policy.attention}")
+        return policy
 
     @property
     def device(self) -> str:
@@ -167,14 +175,6 @@ class Job:
         if self.device == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
         return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
-
-    @property
-    def attention(self) -> str:
-        """Attention implementation of training, by transformers' name."""
-        wanted = self.recipe.model.attention
-        if wanted != "auto":
-            return wanted
-        return "eager" if self.device == "cpu" and self.precision == "bf16" else "sdpa"
 
 
 def _first_own_stage(control: str, override_text: str) -> int:

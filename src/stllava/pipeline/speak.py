@@ -39,7 +39,7 @@ def ask(job: Job) -> None:
     units = job.units(images, lambda image: image.id)
     inputs = [job.file("prepare", "images.jsonl"), job.file("sft", "checkpoint")]
     plan = {**settings.model_dump(), "seed": job.recipe.seed, "images": len(images)}
-    plan["batch_rows"] = job.recipe.batch_rows
+    plan.update(job.batching)
     if not stage.begin(inputs=inputs, settings=plan, num_units=len(units)):
         return
     job.reporter.stage("ask", len(images))
@@ -62,7 +62,7 @@ def policy_generator(job: Job, model: str) -> Generator:
     policy = job.load(model)
     from stllava.generation.hf import PolicyGenerator  # needs torch
 
-    return PolicyGenerator(policy, job.open_image, name=model, batch_rows=job.recipe.batch_rows)
+    return PolicyGenerator(policy, job.open_image, name=model, **job.batching)
 
 
 def _images_to_ask_about(job: Job) -> list[Image]:
@@ -171,7 +171,7 @@ def answer(job: Job) -> None:
     units = job.units(questions, lambda question: question.image)
     inputs = [job.file("ask", "questions.jsonl"), job.file("sft", "checkpoint")]
     plan = {**settings.model_dump(), "seed": job.recipe.seed}
-    plan["batch_rows"] = job.recipe.batch_rows
+    plan.update(job.batching)
     if not stage.begin(inputs=inputs, settings=plan, num_units=len(units)):
         return
     job.reporter.stage("answer", len(questions))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stllava.config import TrainSection
 from stllava.errors import DataError, PolicyError
-from stllava.files import write_json, write_text
+from stllava.files import write_json
 from stllava.pipeline.job import Job
+from stllava.pipeline.reference import fix_reference
 from stllava.records import Conversation, Preference
-from stllava.stage import Stage
 
 if TYPE_CHECKING:
     from stllava.policy.policy import Policy
@@ -28,7 +26,8 @@ def sft(job: Job) -> None:
 
     def objective(policy: Policy, settings: Any) -> SftObjective:
         conversations = job.stage("prepare").read("conversations.jsonl", Conversation)
-        return SftObjective(policy, conversations, job.open_image, settings, job.recipe.seed)
+        seed, group = job.recipe.seed, job.recipe.data.group
+        return SftObjective(policy, conversations, job.open_image, settings, seed, group)
 
     _train(job, "sft", job.recipe.sft, ("prepare", "conversations.jsonl"), "base", objective)
 
@@ -54,32 +53,37 @@ def _train(
 ) -> None:
     stage = job.stage(name)
     plan = {**settings.model_dump(mode="json"), "seed": job.recipe.seed}
+    if name == "sft":
+        plan["group"] = job.recipe.data.group
     if not stage.begin(inputs=[job.file(*data), job.checkpoint(start)], settings=plan, by_id=True):
         return
+    job.reporter.stage(name, 1)
     policy = job.load(start)
     import torch
 
     from stllava.policy import adapters
     from stllava.policy.scorer import TokenScorer
     from stllava.training.dpo import DpoObjective
+    from stllava.training.plan import first_micro_batch
     from stllava.training.preflight import preflight
     from stllava.training.trainer import train
+    from stllava.tree import use_tree_attention
 
-    policy.core.set_attn_implementation(job.attention)
+    if job.device == "cpu" and job.precision == "bf16":  # SDPA's backward is slow there
+        use_tree_attention(policy.core, vision="eager")
     torch.manual_seed(job.recipe.seed)  # the adapters' A matrices are drawn from it
     adapters.adapt(policy, settings)
     adapters.set_dropout(policy, settings.lora)
     if settings.gradient_checkpointing:
         policy.core.gradient_checkpointing_enable({"use_reentrant": False})
         policy.core.enable_input_require_grads()
-    scorer = TokenScorer(policy.core, policy.image_token_id)
+    scorer = TokenScorer.of(policy)
     objective = make_objective(policy, settings)
     if not objective.ids:
         raise DataError(f"{job.file(*data)}: nothing to train on")
-    job.reporter.stage(name, 1)
     if isinstance(objective, DpoObjective):
-        _fix_reference(job, stage, objective, scorer)
-    rows = preflight(scorer, objective, settings)
+        fix_reference(job, stage, objective, scorer)
+    rows = preflight(scorer, objective, first_micro_batch(objective, settings), settings)
     write_json(stage.path / "preflight.json", {"groups": rows})
     for row in rows:
         job.reporter.note(
@@ -102,52 +106,20 @@ def _train(
         shutil.rmtree(stage.path / "trainer")
 
 
-def _autocast(job: Job) -> AbstractContextManager[Any]:
-    """The arithmetic of training, so that policy and reference start from equal numbers."""
-    import torch
-
-    if job.precision == "bf16":
-        return torch.autocast(job.device, torch.bfloat16)
-    return nullcontext()
-
-
-def _fix_reference(job: Job, stage: Stage, objective: DpoObjective, scorer: Any) -> None:
-    """Compute or read the reference's log-probabilities, then assert margin 0 and loss ln 2."""
-    from stllava.files import read_records
-    from stllava.training.dpo import ReferenceLogProbs, check_first_step
-
-    file = stage.path / "reference.jsonl"
-    known = list(read_records(file, ReferenceLogProbs)) if file.is_file() else []
-    if [record.id for record in known] != objective.ids:
-        with _autocast(job):
-            size = job.recipe.dpo.micro_batch_size
-            known = []
-            for record in objective.reference_log_probs(scorer, size):
-                known.append(record)
-                job.reporter.advance(len(known), len(objective.ids))
-        write_text(file, "".join(record.model_dump_json() + "\n" for record in known))
-    objective.reference = {record.id: record for record in known}
-    with _autocast(job):
-        margin, loss = check_first_step(objective, scorer, bf16=job.precision == "bf16")
-    job.reporter.note(f"step 0: mean |beta margin| {margin:.2g}, loss {loss:.4f} (ln 2 = "
-                      f"{math.log(2):.4f})")  # fmt: skip
-
-
 def _export(policy: Policy, folder: Path, objective: Objective, settings: TrainSection) -> float:
     """Write adapter/ and the merged checkpoint/. Returns their largest difference in nats."""
     from safetensors.torch import load_file
 
     from stllava.policy import adapters
     from stllava.policy.scorer import TokenScorer
+    from stllava.training.plan import first_micro_batch
 
     policy.model.save_pretrained(folder / "adapter")
     dead = adapters.zero_lora_b(load_file(str(folder / "adapter" / "adapter_model.safetensors")))
     if dead and settings.epochs:
         raise PolicyError(f"{folder}: {len(dead)} adapters never trained, first {dead[0]}")
-    first = sorted(objective.ids)[: settings.micro_batch_size]
-    micro = objective.collate([(record_id, 0) for record_id in first])
-    batch = micro.batch.to(policy.device)
-    scorer = TokenScorer(policy.core, policy.image_token_id)  # the trained one may autocast
+    batch = first_micro_batch(objective, settings).batch
+    scorer = TokenScorer.of(policy)  # the trained one may autocast
     difference = adapters.merge(policy, lambda: scorer(batch))
     temporary = folder / ".checkpoint"
     shutil.rmtree(temporary, ignore_errors=True)

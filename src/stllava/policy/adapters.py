@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stllava.config import LoraSection, TrainSection
 from stllava.errors import PolicyError
-from stllava.policy.policy import Policy
+from stllava.policy.policy import Policy, num_vision_layers
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def adapt(policy: Policy, settings: TrainSection) -> None:
     if lora.llm_rank:
         targets.append(rf".*language_model.*\.({LLM_LINEARS})")
     if lora.vit_rank:
-        layers = "|".join(map(str, range(num_vision_layers(policy))))
+        layers = "|".join(map(str, range(num_vision_layers(policy.core))))
         targets.append(rf".*vision_tower.*\.layers\.({layers})\..*({VIT_LINEARS})")
     if not targets:
         raise PolicyError("lora: both ranks are 0; at least one of llm_rank, vit_rank must be set")
@@ -65,15 +65,6 @@ def _peft_config(lora: LoraSection, targets: list[str], settings: TrainSection) 
         alpha_pattern={vision: lora.vit_alpha} if lora.vit_rank else {},
         modules_to_save=[PROJECTOR] if settings.train_projector else None,
     )
-
-
-def num_vision_layers(policy: Policy) -> int:
-    """Vision layers whose output reaches the language model; later ones would train nothing."""
-    config = policy.core.config
-    depth = int(config.vision_config.num_hidden_layers)
-    layer = config.vision_feature_layer
-    last = max(layer) if isinstance(layer, list) else layer
-    return last if last >= 0 else depth + 1 + last
 
 
 def set_dropout(policy: Policy, lora: LoraSection) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,15 @@ from PIL import Image as PILImage
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from stllava.chat import FORMATS, IMAGE, Chat, ChatFormat
+from stllava.chat import ANSWER, FORMATS, IMAGE, Chat, ChatFormat, Tokens
 from stllava.errors import PolicyError
 from stllava.images import pad_to_square
 from stllava.policy import sqllava  # noqa: F401  (registers SQ-LLaVA with the Auto classes)
+from stllava.records import Turn
+from stllava.tree import CAUSAL, Rules, TreeBatch, rules_of, use_tree_attention
+from stllava.tree.batch import Learnable, pack
+from stllava.tree.mask import BLOCKS_FROM
+from stllava.tree.probe import probe_sharing
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +45,12 @@ class Policy:
     image_processor: Any
     format: ChatFormat
     provenance: dict[str, Any] = field(default_factory=dict)
+    rules: Rules = CAUSAL  # how its texts may share an image
+    backend: str = "auto"  # attention over the tree: auto, dense, blocks or flex
+
+    def __post_init__(self) -> None:
+        use_tree_attention(self.core)
+        skip_unused_layers(self.core)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu", dtype: str = "float32") -> Policy:
@@ -63,7 +74,8 @@ class Policy:
             first_line = str(error).splitlines()[0]
             raise PolicyError(f"{path}: cannot be loaded as a policy: {first_line}") from error
         model.to(device).eval()
-        return cls(model, tokenizer, processor, FORMATS[card["chat_format"]], card)
+        chat_format = FORMATS[card["chat_format"]]
+        return cls(model, tokenizer, processor, chat_format, card, rules_of(model.config))
 
     def save(self, path: str | Path, **provenance: Any) -> None:
         """Write weights (safetensors), tokenizer, image processor and card into `path`."""
@@ -119,10 +131,83 @@ class Policy:
         pixels: Tensor = self.image_processor(squares, return_tensors="pt")["pixel_values"]
         return pixels
 
-    def image_features(self, pixels: Tensor) -> Tensor:
-        """(I, L, text width): what the language model sees of each image."""
-        features = self.core.get_image_features(pixel_values=pixels).pooler_output
-        return torch.stack(list(features))
+    def pack(
+        self,
+        sequences: Sequence[Learnable],
+        images: Sequence[str],
+        open_image: Callable[[str], PILImage.Image],
+    ) -> TreeBatch:
+        """Sequences about the named images as trees; each image is opened and there once."""
+        multiple_of = 128 if self.device.type == "cuda" else 1  # FlexAttention's block size
+        batch = pack(sequences, images, share=self.rules.share, multiple_of=multiple_of)
+        batch.vision = {
+            "pixel_values": self.pixel_values([open_image(str(i)) for i in batch.images])
+        }
+        return batch
+
+    @property
+    def attention(self) -> str:
+        """How attention over the tree is computed here; one phrase for the reader."""
+        if not self.rules.share:
+            return "plain rows"
+        if self.backend != "auto":
+            return self.backend
+        if self.device.type == "cuda":
+            return "flex"
+        return f"blocks from {BLOCKS_FROM} tokens a row, else dense"
+
+    def probe(self) -> str:
+        """Let the model itself say whether texts may share an image; one line for the reader.
+
+        Where sharing is not exact, or cannot be told to be, rows stay separate from here on.
+        """
+        if not self.rules.share:
+            return "texts of an image are read separately: the model keeps a state, not a mask"
+        found = probe_sharing(self.core, self.rules, *self._probe_batches(), self.backend)
+        if not found.exact:
+            self.rules = replace(self.rules, share=False)
+            return f"texts of an image are read separately: sharing was {found}"
+        return f"texts of an image share what they share ({found})"
+
+    def _probe_batches(self) -> tuple[TreeBatch, list[TreeBatch]]:
+        size = 64
+        ramp = PILImage.linear_gradient("L").resize((size, size)).convert("RGB")
+        talks = [
+            (q, a) for q in ("What is shown?", "Is it normal?") for a in ("Yes.", "No lesion.")
+        ]
+        texts = [
+            Tokens(t.ids, [0] + [ANSWER] * (len(t.ids) - 1))
+            for t in (self.chat.training([Turn(question=q, answer=a)], [False]) for q, a in talks)
+        ]
+        after = max(i for i, token in enumerate(texts[0].ids) if token == self.image_token_id)
+        for text in texts:
+            text.learned[: after + 1] = [0] * (after + 1)
+        tree = self.pack(texts, ["probe"] * len(texts), lambda _: ramp)
+        alone = [self.pack([text], ["probe"], lambda _: ramp) for text in texts]
+        return tree.to(self.device), [batch.to(self.device) for batch in alone]
+
+
+def num_vision_layers(core: Any) -> int:
+    """Vision layers whose output reaches the language model; later ones would train nothing."""
+    config = core.config
+    depth = int(config.vision_config.num_hidden_layers)
+    layer = getattr(config, "vision_feature_layer", -1)
+    last = max(layer) if isinstance(layer, list) else layer
+    return last if last >= 0 else depth + 1 + last
+
+
+def skip_unused_layers(core: Any) -> None:
+    """Vision layers after the feature layer hand on what they get; their weights stay."""
+    tower = getattr(core.model, "vision_tower", None)
+    encoder = getattr(tower, "encoder", None)
+    if encoder is None or not hasattr(core.config, "vision_feature_layer"):
+        return
+    for layer in encoder.layers[num_vision_layers(core) :]:
+        layer.forward = _hand_on
+
+
+def _hand_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+    return hidden_states
 
 
 def _read_card(path: Path) -> dict[str, Any]:

@@ -14,21 +14,18 @@ from stllava.config import TrainSection
 from stllava.errors import PolicyError
 from stllava.policy.adapters import parameter_groups
 from stllava.policy.scorer import TokenScorer
-from stllava.training.objective import Objective
+from stllava.training.objective import MicroBatch, Objective
 
 
 def preflight(
-    scorer: TokenScorer, objective: Objective, settings: TrainSection
+    scorer: TokenScorer, objective: Objective, micro: MicroBatch, settings: TrainSection
 ) -> list[dict[str, Any]]:
-    """One backward pass on real records. Returns a row per parameter group.
+    """One backward pass on a real micro-batch. Returns a row per parameter group.
 
     LoRA A matrices get no gradient while B is zero, so "with gradient" counts B matrices and full
     tensors. Weights and optimiser stay untouched. Raises PolicyError for a group without gradient,
     and for any tensor that can never get one.
     """
-    first = sorted(objective.ids)[: settings.micro_batch_size]
-    micro = objective.collate([(record_id, 0) for record_id in first])
-    micro.batch = micro.batch.to(next(scorer.parameters()).device)
     scorer.train()
     loss = objective.loss(scorer, micro).total / micro.count
     loss.backward()

@@ -6,18 +6,23 @@ One sum over the learned question and answer tokens divided by their number; bot
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from stllava.chat import ANSWER, QUESTION, Tokens
 from stllava.config import SftSection
 from stllava.policy.policy import Policy
-from stllava.policy.scorer import TokenScorer, make_batch
+from stllava.policy.scorer import TokenScorer
 from stllava.records import Conversation
-from stllava.training.objective import Loss, MicroBatch, OpenImage
+from stllava.training.objective import Loss, MicroBatch, Objective, OpenImage
 from stllava.training.plan import rng_for
 
 
-class SftObjective:
-    """Conversations whose answers, and a share of whose questions, are learned."""
+class SftObjective(Objective):
+    """Conversations whose answers, and a share of whose questions, are learned.
+
+    `group`: with "turns" a conversation is one text, later turns conditioned on earlier ones; with
+    "records" each turn is a text of its own, a branch under the image.
+    """
 
     def __init__(
         self,
@@ -26,32 +31,28 @@ class SftObjective:
         open_image: OpenImage,
         settings: SftSection,
         seed: int,
+        group: Literal["turns", "records"] = "turns",
     ) -> None:
-        self.policy = policy
-        self.open_image = open_image
+        self.conversations = {c.id: c for c in conversations}
+        super().__init__(policy, list(self.conversations), open_image, settings)
         self.settings = settings
         self.seed = seed
-        self.conversations = {c.id: c for c in conversations}
-        self.ids = list(self.conversations)
+        self.group = group
 
-    def collate(self, records: Sequence[tuple[str, int]]) -> MicroBatch:
-        chosen = [self.conversations[record_id] for record_id, _ in records]
-        sequences = [self.tokens(c, epoch) for c, (_, epoch) in zip(chosen, records, strict=True)]
-        names = list(dict.fromkeys(c.image for c in chosen))
-        pixels = self.policy.pixel_values([self.open_image(name) for name in names])
-        batch, num_cut = make_batch(
-            sequences, pixels, [names.index(c.image) for c in chosen], self.settings.max_tokens
-        )
-        ids = tuple(c.id for c in chosen)
-        return MicroBatch(batch, ids, float(len(batch.rows)), {}, num_cut)
+    def image_of(self, record_id: str) -> str:
+        return self.conversations[record_id].image
 
-    def tokens(self, conversation: Conversation, epoch: int) -> Tokens:
+    def texts(self, record_id: str, epoch: int) -> list[Tokens]:
         """Which questions the asker asks is drawn per record and epoch from the record's seed."""
-        coins = rng_for("asker", self.seed, conversation.id, epoch).random(len(conversation.turns))
+        turns = self.conversations[record_id].turns
+        coins = rng_for("asker", self.seed, record_id, epoch).random(len(turns))
         asked = [bool(coin < self.settings.question_ratio) for coin in coins]
         if not self.settings.learn_first_question:
             asked[0] = False
-        return self.policy.chat.training(conversation.turns, asked)
+        chat = self.policy.chat
+        if self.group == "turns":
+            return [chat.training(turns, asked)]
+        return [chat.training([turn], [by]) for turn, by in zip(turns, asked, strict=True)]
 
     def loss(self, scorer: TokenScorer, micro: MicroBatch) -> Loss:
         nll_N = -scorer(micro.batch)

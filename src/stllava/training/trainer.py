@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from stllava.errors import RunError
 from stllava.policy.adapters import parameter_groups
 from stllava.policy.scorer import TokenScorer
 from stllava.training.objective import MicroBatch, Objective
-from stllava.training.plan import PlannedStep, plan_steps
+from stllava.training.plan import PlannedStep, plan_micro_batches, plan_steps
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +38,21 @@ class PlannedDataset(Dataset[list[MicroBatch]]):
     """Item i holds this rank's micro-batches of optimiser step i."""
 
     def __init__(
-        self, objective: Objective, plan: Sequence[PlannedStep], size: int, rank: int, world: int
+        self, objective: Objective, plan: Sequence[PlannedStep], budget: int, rank: int, world: int
     ) -> None:
-        self.objective, self.plan, self.size = objective, plan, size
+        self.objective, self.plan, self.budget = objective, plan, budget
         self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, index: int) -> list[MicroBatch]:
-        records = self.plan[index].records[self.rank :: self.world]
-        starts = range(0, len(records), self.size)
-        return [self.objective.collate(records[start : start + self.size]) for start in starts]
+        examples = [self.objective.example(*record) for record in self.plan[index].records]
+        mine = plan_micro_batches(examples, budget=self.budget, rank=self.rank, world=self.world)
+        if mine:
+            return [self.objective.micro_batch(members) for members in mine]
+        idle = self.objective.micro_batch(examples[:1])  # ranks must take part in every step
+        return [replace(idle, count=0.0, num_cut=0, idle=True)]
 
 
 class _From(Sampler[int]):
@@ -84,7 +88,7 @@ class PlannedTrainer(Trainer):
         self.progress = progress
         self.num_cut = 0
         dataset = PlannedDataset(
-            objective, plan, settings.micro_batch_size, args.process_index, args.world_size
+            objective, plan, settings.micro_batch_tokens, args.process_index, args.world_size
         )
         super().__init__(model=scorer, args=args, train_dataset=dataset)
         self.remove_callback(PrinterCallback)
@@ -122,7 +126,10 @@ class PlannedTrainer(Trainer):
                     micro.batch = micro.batch.to(self.args.device)
                     loss = self.objective.loss(cast(TokenScorer, model), micro)
                 # DDP averages gradients over ranks; the step wants their sum over the count.
-                self.accelerator.backward(loss.total * (self.accelerator.num_processes / total))
+                scale = 0.0 if micro.idle else self.accelerator.num_processes / total
+                self.accelerator.backward(loss.total * scale)
+            if micro.idle:
+                continue
             loss_sum += loss.total.item()
             self.num_cut += micro.num_cut
             for name, (value, number) in loss.sums.items():
@@ -193,7 +200,11 @@ def train(
     Returns counts for stage.json. `precision` is "fp32" or "bf16" (autocast; weights stay fp32).
     """
     plan = plan_steps(
-        objective.ids, batch_size=settings.batch_size, epochs=settings.epochs, seed=seed
+        objective.ids,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        seed=seed,
+        image_of=objective.image_of,
     )
     last = _last_checkpoint(output)
     first_step = _step_of(last) if last else 0

@@ -17,3 +17,17 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data at {root}; set STLLAVA_TEST_DATA")
     return root
+
+
+@pytest.fixture(scope="module")
+def float64_norm():
+    """`LlamaRMSNorm` computes in float32 whatever the model's type; this one keeps float64."""
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    def forward(self, x):
+        return self.weight * x * torch.rsqrt(x.square().mean(-1, True) + self.variance_epsilon)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LlamaRMSNorm, "forward", forward)
+        yield

@@ -28,8 +28,8 @@ def test_a_base_policy_loads_with_its_own_tokenizer(name, model_type):
     assert policy.tokenizer.convert_ids_to_tokens(policy.image_token_id) == "<image>"
     assert policy.decode(policy.encode("a large nodule in the left lung")[0]).endswith("left lung")
     with torch.inference_mode():
-        features = policy.image_features(torch.zeros(1, 3, 96, 96))
-    assert features.shape == (1, policy.num_image_tokens, 128)
+        (features,) = policy.core.get_image_features(torch.zeros(1, 3, 96, 96)).pooler_output
+    assert features.shape == (policy.num_image_tokens, 128)
 
 
 def test_neither_variant_saw_a_medical_picture_or_label():

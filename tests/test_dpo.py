@@ -6,39 +6,37 @@ import math
 import pytest
 import torch
 import toy
+from stages import compute_reference, dpo_settings, micro_batch
 from transformers import LlamaForCausalLM
 
-from stllava.config import DpoSection, SftSection
+from stllava.config import SftSection
 from stllava.errors import PolicyError
 from stllava.records import Conversation, Turn
-from stllava.training.dpo import DpoObjective, ReferenceLogProbs, check_first_step, dpo_loss
+from stllava.training.dpo import DpoObjective, check_first_step, dpo_loss
+from stllava.training.reference import ReferenceLogProbs
 from stllava.training.sft import SftObjective
-
-
-def settings(**fields):
-    return DpoSection.model_validate({**toy.TRAINING, **fields})
 
 
 def objective_of(policy, pairs, section):
     return DpoObjective(policy, pairs, toy.open_image, section)
 
 
-def with_reference(policy, pairs, section, *, batch_size=3):
+def with_reference(policy, pairs, section):
     """The objective as the dpo stage makes it: reference log-probabilities computed once."""
     objective = objective_of(policy, pairs, section)
-    known = objective.reference_log_probs(toy.scorer_of(policy), batch_size)
-    objective.reference = {record.id: record for record in known}
+    compute_reference(objective)
     return objective
 
 
-def batch_of(objective):
-    return objective.collate([(record_id, 0) for record_id in objective.ids])
+def first_step(policy, objective):
+    micros = [objective.collate([(record_id, 0)]) for record_id in objective.ids]
+    return check_first_step(objective, toy.scorer_of(policy), micros, bf16=False)
 
 
 def gradient(policy, objective, *, normaliser=None):
     scorer = toy.scorer_of(policy)
     scorer.zero_grad()
-    micro = batch_of(objective)
+    micro = micro_batch(objective)
     (objective.loss(scorer, micro).total / (normaliser or micro.count)).backward()
     return toy.gradients(policy)
 
@@ -112,34 +110,34 @@ def test_loss_equals_that_of_trls_trainer(tmp_path):
 
 
 def test_reference_log_probs_equal_the_forward_with_adapters_off():
-    section, pairs = settings(), toy.preferences(5)
+    section, pairs = dpo_settings(), toy.preferences(5)
     start = toy.policy()
     plain = objective_of(start, pairs, section)
-    micro = batch_of(plain)
+    micro = micro_batch(plain)
     with torch.no_grad():
         logp_N = toy.scorer_of(start)(micro.batch)
-    sums = torch.zeros(10).index_add(0, micro.batch.rows, logp_N)
+    sums = torch.zeros(10).index_add(0, micro.batch.sequence, logp_N)
     trained = toy.adapted(section)
     toy.perturb(trained)
     got = with_reference(trained, pairs, section).reference
     assert [*got] == plain.ids
     for i, record in enumerate(got.values()):
-        assert record.chosen == pytest.approx(sums[i].item(), abs=1e-3)
-        assert record.rejected == pytest.approx(sums[5 + i].item(), abs=1e-3)
+        assert record.chosen == pytest.approx(sums[2 * i].item(), abs=1e-3)
+        assert record.rejected == pytest.approx(sums[2 * i + 1].item(), abs=1e-3)
 
 
 def test_first_step_has_margin_zero_and_loss_log_two():
-    section = settings()
+    section = dpo_settings()
     policy = toy.adapted(section)
     objective = with_reference(policy, toy.preferences(4), section)
-    margin, loss = check_first_step(objective, toy.scorer_of(policy), bf16=False)
+    margin, loss = first_step(policy, objective)
     assert margin < 1e-4
     assert loss == pytest.approx(math.log(2), abs=1e-4)
 
 
 @pytest.mark.parametrize("change", [0.1, -0.1])
 def test_first_step_refuses_a_reference_that_is_not_the_policys_start(change):
-    section = settings()
+    section = dpo_settings()
     policy = toy.adapted(section)
     objective = with_reference(policy, toy.preferences(4), section)
     for record_id, known in objective.reference.items():
@@ -147,16 +145,16 @@ def test_first_step_refuses_a_reference_that_is_not_the_policys_start(change):
             id=record_id, chosen=known.chosen + change, rejected=known.rejected
         )
     with pytest.raises(PolicyError, match="the reference is not the policy's start"):
-        check_first_step(objective, toy.scorer_of(policy), bf16=False)
+        first_step(policy, objective)
 
 
 def test_first_step_refuses_a_policy_that_was_trained_already():
-    section = settings()
+    section = dpo_settings()
     policy = toy.adapted(section)
     objective = with_reference(policy, toy.preferences(4), section)
     toy.perturb(policy)
     with pytest.raises(PolicyError, match="at step 0"):
-        check_first_step(objective, toy.scorer_of(policy), bf16=False)
+        first_step(policy, objective)
 
 
 def sft_gradient(policy, pair, section):
@@ -168,7 +166,7 @@ def sft_gradient(policy, pair, section):
 
 
 def test_without_dpo_term_the_gradient_of_a_pair_is_that_of_sft_on_its_chosen_answer():
-    section, pairs = settings(dpo_weight=0, nll_weight=1), toy.preferences(1)
+    section, pairs = dpo_settings(dpo_weight=0, nll_weight=1), toy.preferences(1)
     policy = toy.adapted(section)
     toy.perturb(policy)
     objective = with_reference(policy, pairs, section)
@@ -176,7 +174,7 @@ def test_without_dpo_term_the_gradient_of_a_pair_is_that_of_sft_on_its_chosen_an
 
 
 def test_without_dpo_term_every_chosen_answer_counts_the_same_whatever_its_length():
-    section, pairs = settings(dpo_weight=0, nll_weight=1), toy.preferences(3)
+    section, pairs = dpo_settings(dpo_weight=0, nll_weight=1), toy.preferences(3)
     policy = toy.adapted(section)
     toy.perturb(policy)
     got = gradient(policy, with_reference(policy, pairs, section))
@@ -185,7 +183,7 @@ def test_without_dpo_term_every_chosen_answer_counts_the_same_whatever_its_lengt
 
 
 def test_weights_scale_each_pairs_share_of_the_gradient():
-    section, pairs = settings(nll_weight=0.5), toy.preferences(2)
+    section, pairs = dpo_settings(nll_weight=0.5), toy.preferences(2)
     policy = toy.adapted(section)
     toy.perturb(policy)
     alone = [gradient(policy, with_reference(policy, [pair], section)) for pair in pairs]
@@ -199,7 +197,7 @@ def test_weights_scale_each_pairs_share_of_the_gradient():
 
 
 def test_training_direction_raises_the_chosen_and_lowers_the_rejected_answer():
-    section, pairs = settings(), toy.preferences(4)
+    section, pairs = dpo_settings(), toy.preferences(4)
     policy = toy.adapted(section)
     objective = with_reference(policy, pairs, section)
     scorer = toy.scorer_of(policy)
@@ -208,22 +206,22 @@ def test_training_direction_raises_the_chosen_and_lowers_the_rejected_answer():
         gradient(policy, objective)
         optimizer.step()
     with torch.no_grad():
-        sums = objective.loss(scorer, batch_of(objective)).sums
+        sums = objective.loss(scorer, micro_batch(objective)).sums
     assert sums["rewards/margins"][0] > 0
     assert sums["rewards/accuracies"][0] >= 3
     assert sums["loss/dpo"][0] < 4 * math.log(2)
 
 
 def test_parts_of_the_loss_add_up():
-    section = settings(nll_weight=0.7)
+    section = dpo_settings(nll_weight=0.7)
     policy = toy.adapted(section)
     objective = with_reference(policy, toy.preferences(3), section)
-    loss = objective.loss(toy.scorer_of(policy), batch_of(objective))
+    loss = objective.loss(toy.scorer_of(policy), micro_batch(objective))
     total = loss.sums["loss/dpo"][0] + 0.7 * loss.sums["loss/nll"][0]
     assert loss.total.item() == pytest.approx(total, rel=1e-5)
 
 
 def test_pairs_of_one_image_share_its_pixels():
-    section = settings()
+    section = dpo_settings()
     objective = objective_of(toy.policy(), toy.preferences(4), section)
-    assert batch_of(objective).batch.pixels.shape[0] == 2
+    assert micro_batch(objective).batch.vision["pixel_values"].shape[0] == 2

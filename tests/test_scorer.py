@@ -4,17 +4,18 @@
 would agree vacuously; the comparison is made in fp32, with a tolerance of fp32.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 import toy
 
-from stllava.chat import ANSWER, Tokens
-from stllava.errors import DataError
-from stllava.policy.scorer import make_batch
+from stllava.chat import Tokens
 from stllava.records import Turn
 
 FP32 = 2e-5  # nats per token; the values lie between -30 and 0
 
+IMAGES = ["a", "a", "b"]
 TALKS = [
     ("a", [("Is there a nodule?", "Yes, on the left, and it is large.")]),
     ("a", [("What organ?", "The lung.")]),
@@ -31,18 +32,19 @@ def sequences(toy_policy):
     ]
 
 
-def pixels(toy_policy, names):
-    return toy_policy.pixel_values([toy.open_image(name) for name in names])
-
-
 def plain_log_probs(toy_policy, tokens, name):
     """log p of each learned token by the library's own forward of one unpadded sequence."""
     ids = torch.tensor([tokens.ids])
+    pixels = toy_policy.pixel_values([toy.open_image(name)])
     with torch.no_grad():
-        logits = toy_policy.model(input_ids=ids, pixel_values=pixels(toy_policy, [name])).logits[0]
+        logits = toy_policy.model(input_ids=ids, pixel_values=pixels).logits[0]
     scores = logits.float().log_softmax(-1)
     places = [t for t, code in enumerate(tokens.learned) if code]
     return torch.stack([scores[t - 1, tokens.ids[t]] for t in places])
+
+
+def pack(toy_policy, tokens, names):
+    return toy_policy.pack(tokens, names, toy.open_image)
 
 
 def score(toy_policy, batch):
@@ -54,12 +56,10 @@ def score(toy_policy, batch):
 def test_log_probs_equal_the_plain_forward_of_each_sequence(variant):
     policy = toy.policy(variant)
     rows = sequences(policy)
-    batch, num_cut = make_batch(rows, pixels(policy, ["a", "b"]), [0, 0, 1], 512)
     expected = torch.cat(
-        [plain_log_probs(policy, row, name) for row, (name, _) in zip(rows, TALKS, strict=True)]
+        [plain_log_probs(policy, row, name) for row, name in zip(rows, IMAGES, strict=True)]
     )
-    got = score(policy, batch)
-    assert num_cut == 0
+    got = score(policy, pack(policy, rows, IMAGES))
     assert got.shape == (sum(code > 0 for row in rows for code in row.learned),)
     assert got.dtype == torch.float32
     assert (got - expected).abs().max() < FP32
@@ -69,56 +69,41 @@ def test_log_probs_depend_on_the_image_and_on_earlier_tokens():
     policy = toy.policy()
     row = sequences(policy)[0]
     right = plain_log_probs(policy, row, "a")
-    other_image, _ = make_batch([row], pixels(policy, ["b"]), [0], 512)
+    other_image = pack(policy, [row], ["b"])
     assert (score(policy, other_image) - right).abs().max() > 100 * FP32
     changed = Tokens([*row.ids], row.learned)
     changed.ids[toy.NUM_PATCHES + 3] += 1  # a token of the question
-    other_question, _ = make_batch([changed], pixels(policy, ["a"]), [0], 512)
+    other_question = pack(policy, [changed], ["a"])
     assert (score(policy, other_question) - right).abs().max() > 100 * FP32
 
 
 def test_padding_does_not_change_log_probs():
     policy = toy.policy()
-    short, long = sequences(policy)[1], sequences(policy)[0]
-    alone, _ = make_batch([short], pixels(policy, ["a"]), [0], 512)
-    padded, _ = make_batch([short, long], pixels(policy, ["a"]), [0, 0], 512)
-    assert padded.input_ids.shape[1] > alone.input_ids.shape[1]
-    got = score(policy, padded)[padded.rows == 0]
+    _, short, long = sequences(policy)
+    alone = pack(policy, [short], ["a"])
+    padded = pack(policy, [short, long], ["a", "b"])
+    assert padded.ids.shape[1] > alone.ids.shape[1]
+    got = score(policy, padded)[padded.sequence == 0]
     assert (got - score(policy, alone)).abs().max() < FP32
 
 
-def test_an_image_shared_by_rows_equals_one_image_per_row():
+def test_an_image_shared_by_texts_equals_one_image_per_text():
     policy = toy.policy()
     rows = sequences(policy)
-    shared, _ = make_batch(rows, pixels(policy, ["a", "b"]), [0, 0, 1], 512)
-    separate, _ = make_batch(rows, pixels(policy, ["a", "a", "b"]), [0, 1, 2], 512)
+    shared = pack(policy, rows, IMAGES)
+    assert shared.vision["pixel_values"].shape[0] == 2
+    policy.rules = replace(policy.rules, share=False)
+    separate = pack(policy, rows, IMAGES)
+    assert separate.vision["pixel_values"].shape[0] == 3
+    assert shared.ids.numel() < separate.ids.numel()
     assert (score(policy, shared) - score(policy, separate)).abs().max() < FP32
 
 
 def test_codes_say_which_tokens_are_questions_and_which_answers():
     policy = toy.policy()
     rows = sequences(policy)
-    batch, _ = make_batch(rows, pixels(policy, ["a", "b"]), [0, 0, 1], 512)
+    batch = pack(policy, rows, IMAGES)
     assert batch.codes.tolist() == [code for row in rows for code in row.learned if code]
-
-
-def test_over_long_sequences_are_cut_in_their_text_only_and_counted():
-    policy = toy.policy()
-    long, short = sequences(policy)[0], sequences(policy)[1]
-    limit = len(long.ids) - 3
-    assert len(short.ids) < limit
-    batch, num_cut = make_batch([long, short], pixels(policy, ["a"]), [0, 0], limit)
-    assert num_cut == 1
-    assert batch.input_ids.shape[1] == limit
-    assert (batch.input_ids == toy.IMAGE).sum(1).tolist() == [toy.NUM_PATCHES] * 2
-    whole = plain_log_probs(policy, long, "a")
-    assert (score(policy, batch)[batch.rows == 0] - whole[:-3]).abs().max() < FP32
-
-
-@pytest.mark.parametrize("limit", [toy.NUM_PATCHES // 2, toy.NUM_PATCHES + 2])
-def test_a_cut_that_leaves_nothing_to_learn_is_a_data_error(limit):
-    policy = toy.policy()
-    row = sequences(policy)[0]
-    assert ANSWER not in row.learned[:limit]
-    with pytest.raises(DataError, match=f"no learned token within {limit} tokens"):
-        make_batch([row], pixels(policy, ["a"]), [0], limit)
+    assert batch.targets.tolist() == [
+        token for row in rows for token, code in zip(*row, strict=True) if code
+    ]

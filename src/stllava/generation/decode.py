@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from stllava.policy.policy import Policy
 from stllava.tree import TreeBatch, hidden_states
-from stllava.tree.score import head_logits
+from stllava.tree.score import head_logits, token_types
 from stllava.tree.shared import SharedCache
 
 # Stands in for a mask, so that none is made: who sees whom is known to the cache.
@@ -81,11 +81,13 @@ class RepeatedStreams:
 
     def __init__(self, policy: Policy, batch: TreeBatch, num_draws: int) -> None:
         self.core = policy.core
-        vision = {
-            name: value.repeat_interleave(num_draws, 0) for name, value in batch.vision.items()
+        vision = {  # of one image; its patches may be what the first axis counts
+            name: value.repeat(num_draws, *[1] * (value.ndim - 1))
+            for name, value in batch.vision.items()
         }
         ids = batch.ids.expand(num_draws, -1)
-        out = self.core.model(input_ids=ids, use_cache=True, **vision)
+        types = token_types(self.core, ids)
+        out = self.core.model(input_ids=ids, use_cache=True, **types, **vision)
         self.cache = out.past_key_values
         self.logits = head_logits(self.core, out.last_hidden_state[:, -1])
         self.num = num_draws

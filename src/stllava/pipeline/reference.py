@@ -110,9 +110,10 @@ def _check(job: Job, objective: DpoObjective, scorer: Any, source: str) -> None:
     from stllava.training.plan import plan_micro_batches
 
     every = sorted(objective.ids, key=objective.image_of)
-    examples = [objective.example(i, 0) for i in every[:: max(1, len(every) // CHECKED)][:CHECKED]]
+    examples = [objective.example(i, 0) for i in every[:: -(-len(every) // CHECKED)]]
     micros = []
-    for members in plan_micro_batches(examples, budget=job.recipe.dpo.micro_batch_tokens):
+    budget, share = job.recipe.dpo.micro_batch_tokens, objective.policy.rules.share
+    for members in plan_micro_batches(examples, budget=budget, share=share):
         micro = objective.micro_batch(members)
         micro.batch = micro.batch.to(objective.policy.device)
         micros.append(micro)

@@ -26,8 +26,8 @@ from stllava.records import (
     Split,
     Turn,
 )
+from stllava.seeds import rng_for
 from stllava.stage import Stage
-from stllava.training.plan import rng_for
 
 GREEDY = Sampling()
 

@@ -75,7 +75,9 @@ def _train(
     adapters.adapt(policy, settings)
     adapters.set_dropout(policy, settings.lora)
     if settings.gradient_checkpointing:
-        policy.core.gradient_checkpointing_enable({"use_reentrant": False})
+        core = policy.core  # transformers 5.23 has another name for it
+        old = core.gradient_checkpointing_enable
+        getattr(core, "activation_checkpointing_enable", old)({"use_reentrant": False})
         policy.core.enable_input_require_grads()
     scorer = TokenScorer.of(policy)
     objective = make_objective(policy, settings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,7 +45,10 @@ def adapt(policy: Policy, settings: TrainSection) -> None:
         targets.append(rf".*vision_tower.*\.layers\.({layers})\..*({VIT_LINEARS})")
     if not targets:
         raise PolicyError("lora: both ranks are 0; at least one of llm_rank, vit_rank must be set")
-    policy.model = get_peft_model(policy.model, _peft_config(lora, targets, settings))
+    with warnings.catch_warnings():
+        # PEFT 0.21 reads a property that transformers 5.23 renamed; nothing a user could act on.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        policy.model = get_peft_model(policy.model, _peft_config(lora, targets, settings))
     _freeze_unused(policy)
 
 

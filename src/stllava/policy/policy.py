@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image as PILImage
@@ -22,10 +23,12 @@ from stllava.chat import ANSWER, FORMATS, IMAGE, Chat, ChatFormat, Tokens
 from stllava.errors import PolicyError
 from stllava.images import pad_to_square
 from stllava.policy import sqllava  # noqa: F401  (registers SQ-LLaVA with the Auto classes)
+from stllava.policy.published.layout import recognise
 from stllava.records import Turn
 from stllava.tree import CAUSAL, Rules, TreeBatch, rules_of, use_tree_attention
-from stllava.tree.batch import Learnable, pack
+from stllava.tree.batch import Learnable, pack, stack_images
 from stllava.tree.mask import BLOCKS_FROM
+from stllava.tree.positions import rope_positions
 from stllava.tree.probe import probe_sharing
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,8 @@ class Policy:
         Raises PolicyError if the folder is missing, not a checkpoint or of an unknown chat format.
         """
         path = Path(path)
+        if foreign := recognise(path):
+            raise PolicyError(foreign.remedy)
         if not (path / "config.json").is_file():
             raise PolicyError(f"{path}: no config.json; give the folder of a saved checkpoint")
         card = _read_card(path)
@@ -125,11 +130,16 @@ class Policy:
 
         The same in training and generation; the released code padded in one, cropped in the other.
         """
+        return self._vision(images)["pixel_values"]
+
+    def _vision(self, images: Sequence[PILImage.Image]) -> dict[str, Tensor]:
+        """All that the processor says about images and the model asks for."""
         mean = self.image_processor.image_mean
         color = tuple(round(255 * channel) for channel in mean)
         squares = [pad_to_square(image, color) for image in images]
-        pixels: Tensor = self.image_processor(squares, return_tensors="pt")["pixel_values"]
-        return pixels
+        found = self.image_processor(squares, return_tensors="pt")
+        asked = signature(self.core.model.forward).parameters
+        return {name: value for name, value in found.items() if name in asked}
 
     def pack(
         self,
@@ -138,12 +148,27 @@ class Policy:
         open_image: Callable[[str], PILImage.Image],
     ) -> TreeBatch:
         """Sequences about the named images as trees; each image is opened and there once."""
-        multiple_of = 128 if self.device.type == "cuda" else 1  # FlexAttention's block size
-        batch = pack(sequences, images, share=self.rules.share, multiple_of=multiple_of)
-        batch.vision = {
-            "pixel_values": self.pixel_values([open_image(str(i)) for i in batch.images])
-        }
+        vision = {image: self._vision([open_image(image)]) for image in dict.fromkeys(images)}
+        keys = [self._key(text, image) for text, image in zip(sequences, images, strict=True)]
+        positions_of = None
+        if self.rules.positions == "mrope":
+            grids: dict[Hashable, Tensor]
+            grids = {key: vision[key[0]]["image_grid_thw"][0] for key in keys}
+            positions_of = rope_positions(self.core, grids)
+        batch = pack(
+            sequences,
+            keys,
+            share=self.rules.share,
+            positions_of=positions_of,
+            multiple_of=128 if self.device.type == "cuda" else 1,  # FlexAttention's block size
+        )
+        places = cast(tuple[tuple[str, Any], ...], batch.images)
+        batch.vision = stack_images([vision[image] for image, _ in places])
         return batch
+
+    def _key(self, text: Learnable, image: str) -> tuple[str, tuple[int, ...]]:
+        """Texts share an image only from the same beginning: it lies in a tree exactly once."""
+        return image, tuple(text.ids[: list(text.ids).index(self.image_token_id)])
 
     @property
     def attention(self) -> str:
@@ -154,7 +179,7 @@ class Policy:
             return self.backend
         if self.device.type == "cuda":
             return "flex"
-        return f"blocks from {BLOCKS_FROM} tokens a row, else dense"
+        return f"dense, blocks from {BLOCKS_FROM} tokens on"
 
     def probe(self) -> str:
         """Let the model itself say whether texts may share an image; one line for the reader.
@@ -162,12 +187,12 @@ class Policy:
         Where sharing is not exact, or cannot be told to be, rows stay separate from here on.
         """
         if not self.rules.share:
-            return "texts of an image are read separately: the model keeps a state, not a mask"
+            return "texts of an image are read separately: not known to be exact for this family"
         found = probe_sharing(self.core, self.rules, *self._probe_batches(), self.backend)
         if not found.exact:
             self.rules = replace(self.rules, share=False)
-            return f"texts of an image are read separately: sharing was {found}"
-        return f"texts of an image share what they share ({found})"
+            return f"texts of an image are read separately, since sharing is not exact: {found}"
+        return f"texts of an image share it ({found})"
 
     def _probe_batches(self) -> tuple[TreeBatch, list[TreeBatch]]:
         size = 64

@@ -6,13 +6,12 @@ the token budget. Records of one image stay together all the way.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
-import numpy as np
-
 from stllava.config import TrainSection
+from stllava.seeds import rng_for
 from stllava.training.objective import Example, MicroBatch, Objective
 from stllava.tree.bins import pack_bins, share_out, split_group
 from stllava.tree.trie import build_trie
@@ -54,23 +53,75 @@ def plan_steps(
 
 
 def plan_micro_batches(
-    examples: Sequence[Example], *, budget: int, rank: int = 0, world: int = 1
+    examples: Sequence[Example], *, budget: int, rank: int = 0, world: int = 1, share: bool = True
 ) -> list[list[Example]]:
     """This rank's part of a step, as micro-batches of at most `budget` tokens each.
 
-    Images are dealt to the ranks whole, balanced by tokens; only if there are fewer images than
-    ranks are their records dealt singly. The list is empty where a rank gets nothing.
+    Images that fit are dealt to the ranks whole, balanced by tokens; only if there are fewer
+    images than ranks are their records dealt singly. The list is empty where a rank gets nothing.
+    `share` False: each text is a row of its own (`Rules.share`).
     """
-    groups: dict[tuple[str, object], list[Example]] = {}
-    for example in examples:
-        groups.setdefault((example.image, None), []).append(example)
+    if not share:
+        return _plain_bins(share_out(examples, _num_tokens, world)[rank], budget)
+    groups = _by_image(examples)
     if len(groups) < world:
-        groups = {(example.image, i): [example] for i, example in enumerate(examples)}
-    runs = [run for group in groups.values() for run in split_group(group, tree_size, budget)]
-    mine = share_out(runs, tree_size, world)[rank]
+        groups = [[example] for example in examples]
+    runs = [run for group in groups for run in _runs(group, budget)]
+    dealt = share_out(runs, _size, world)[rank]
+    # Texts of one image meet in one tree: they are measured again as they meet on this rank, and
+    # two runs of an image never share a bin, where they would be one tree, larger than either.
+    mine = _by_image([example for run in dealt for example in run.examples])
+    layers = zip_longest(*(_runs(group, budget) for group in mine))
     return [
-        [example for run in bin_ for example in run] for bin_ in pack_bins(mine, tree_size, budget)
+        [example for run in bin_ for example in run.examples]
+        for layer in layers
+        for bin_ in pack_bins([run for run in layer if run], _size, budget)
     ]
+
+
+def _by_image(examples: Sequence[Example]) -> list[list[Example]]:
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.image, []).append(example)
+    return list(groups.values())
+
+
+class _Run(NamedTuple):
+    """Examples of one image that go through the model together."""
+
+    size: int
+    examples: list[Example]
+
+
+def _size(run: _Run) -> int:
+    return run.size
+
+
+def _runs(group: list[Example], budget: int) -> list[_Run]:
+    whole = tree_size(group)
+    if whole <= budget:
+        return [_Run(whole, group)]
+    return [_Run(tree_size(run), run) for run in split_group(group, tree_size, budget)]
+
+
+def _plain_bins(examples: Sequence[Example], budget: int) -> list[list[Example]]:
+    """Bins of rows as wide as their longest text."""
+    bins: list[list[Example]] = []
+    for example in sorted(examples, key=_longest, reverse=True):
+        rows = sum(len(e.texts) for e in [*bins[-1], example]) if bins else 0
+        if bins and rows * _longest(bins[-1][0]) <= budget:
+            bins[-1].append(example)
+        else:
+            bins.append([example])
+    return bins
+
+
+def _longest(example: Example) -> int:
+    return max(len(text.ids) for text in example.texts)
+
+
+def _num_tokens(example: Example) -> int:
+    return sum(len(text.ids) for text in example.texts)
 
 
 def tree_size(examples: Sequence[Example]) -> int:
@@ -81,14 +132,8 @@ def tree_size(examples: Sequence[Example]) -> int:
 def first_micro_batch(objective: Objective, settings: TrainSection) -> MicroBatch:
     """A real micro-batch of a few records, for checks before and after training."""
     examples = [objective.example(record_id, 0) for record_id in sorted(objective.ids)[:PROBE]]
-    micro = objective.micro_batch(
-        plan_micro_batches(examples, budget=settings.micro_batch_tokens)[0]
-    )
+    share = objective.policy.rules.share
+    bins = plan_micro_batches(examples, budget=settings.micro_batch_tokens, share=share)
+    micro = objective.micro_batch(bins[0])
     micro.batch = micro.batch.to(objective.policy.device)
     return micro
-
-
-def rng_for(*key: object) -> np.random.Generator:
-    """A generator that depends on nothing but `key`, on any machine."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "little"))

@@ -91,7 +91,8 @@ def computed(
         if all(record_id in known for record_id in window):
             continue
         examples = [objective.example(record_id, 0) for record_id in window]
-        for members in plan_micro_batches(examples, budget=budget):
+        share = objective.policy.rules.share
+        for members in plan_micro_batches(examples, budget=budget, share=share):
             micro = objective.micro_batch(members)
             micro.batch = micro.batch.to(objective.policy.device)
             chosen, rejected = objective.reference_log_probs(scorer, micro)

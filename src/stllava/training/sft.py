@@ -13,8 +13,8 @@ from stllava.config import SftSection
 from stllava.policy.policy import Policy
 from stllava.policy.scorer import TokenScorer
 from stllava.records import Conversation
+from stllava.seeds import rng_for
 from stllava.training.objective import Loss, MicroBatch, Objective, OpenImage
-from stllava.training.plan import rng_for
 
 
 class SftObjective(Objective):

@@ -23,6 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from stllava.config import TrainSection
 from stllava.errors import RunError
+from stllava.files import write_text
 from stllava.policy.adapters import parameter_groups
 from stllava.policy.scorer import TokenScorer
 from stllava.training.objective import MicroBatch, Objective
@@ -48,7 +49,13 @@ class PlannedDataset(Dataset[list[MicroBatch]]):
 
     def __getitem__(self, index: int) -> list[MicroBatch]:
         examples = [self.objective.example(*record) for record in self.plan[index].records]
-        mine = plan_micro_batches(examples, budget=self.budget, rank=self.rank, world=self.world)
+        mine = plan_micro_batches(
+            examples,
+            budget=self.budget,
+            rank=self.rank,
+            world=self.world,
+            share=self.objective.policy.rules.share,
+        )
         if mine:
             return [self.objective.micro_batch(members) for members in mine]
         idle = self.objective.micro_batch(examples[:1])  # ranks must take part in every step
@@ -80,13 +87,14 @@ class PlannedTrainer(Trainer):
         plan: Sequence[PlannedStep],
         *,
         first_step: int,
+        num_cut: int = 0,
         progress: Progress | None = None,
     ) -> None:
         self.objective = objective
         self.settings = settings
         self.first_step = first_step
         self.progress = progress
-        self.num_cut = 0
+        self.num_cut = num_cut  # texts that were shortened so far
         dataset = PlannedDataset(
             objective, plan, settings.micro_batch_tokens, args.process_index, args.world_size
         )
@@ -115,10 +123,8 @@ class PlannedTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         model.train()
-        count = torch.tensor(sum(micro.count for micro in inputs), device=self.args.device)
-        total = self.accelerator.reduce(count, reduction="sum").item()
-        sums: dict[str, tuple[float, float]] = {}
-        loss_sum = 0.0
+        (total,) = self._over_ranks([sum(micro.count for micro in inputs)])
+        sums = {"loss": 0.0, "cut": 0.0}
         for index, micro in enumerate(inputs):
             last = index + 1 == len(inputs)
             with nullcontext() if last else self.accelerator.no_sync(model):
@@ -126,18 +132,25 @@ class PlannedTrainer(Trainer):
                     micro.batch = micro.batch.to(self.args.device)
                     loss = self.objective.loss(cast(TokenScorer, model), micro)
                 # DDP averages gradients over ranks; the step wants their sum over the count.
-                scale = 0.0 if micro.idle else self.accelerator.num_processes / total
+                weight = 0.0 if micro.idle else 1.0
+                scale = weight * self.accelerator.num_processes / total
                 self.accelerator.backward(loss.total * scale)
-            if micro.idle:
-                continue
-            loss_sum += loss.total.item()
-            self.num_cut += micro.num_cut
+            own = {"loss": loss.total.item(), "cut": micro.num_cut}
             for name, (value, number) in loss.sums.items():
-                old = sums.get(name, (0.0, 0.0))
-                sums[name] = (old[0] + value, old[1] + number)
-        self.step_metrics = {k: v / n for k, (v, n) in sums.items() if n}
-        self.step_metrics["loss"] = loss_sum / total
-        return torch.tensor(loss_sum / total, device=self.args.device)
+                own[name], own[f"{name}/n"] = value, number
+            for name, value in own.items():
+                sums[name] = sums.get(name, 0.0) + weight * value
+        sums = dict(zip(sums, self._over_ranks([*sums.values()]), strict=True))
+        self.num_cut += round(sums["cut"])
+        named = [name for name in sums if sums.get(f"{name}/n")]
+        self.step_metrics = {name: sums[name] / sums[f"{name}/n"] for name in named}
+        self.step_metrics["loss"] = sums["loss"] / total
+        return torch.tensor(self.step_metrics["loss"], device=self.args.device)
+
+    def _over_ranks(self, numbers: Sequence[float]) -> list[float]:
+        """Each number summed over all ranks."""
+        own = torch.tensor(numbers, dtype=torch.float64, device=self.args.device)
+        return cast(list[float], self.accelerator.reduce(own, reduction="sum").tolist())
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return inputs  # micro-batches move to the device one at a time
@@ -174,7 +187,8 @@ class _Metrics(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        line = {"step": state.global_step, **self.trainer.step_metrics}
+        trainer = self.trainer
+        line = {"step": state.global_step, **trainer.step_metrics, "cut": trainer.num_cut}
         assert self.trainer.optimizer is not None
         for group in self.trainer.optimizer.param_groups:
             line[f"lr/{group['name']}"] = group["lr"]
@@ -208,7 +222,6 @@ def train(
     )
     last = _last_checkpoint(output)
     first_step = _step_of(last) if last else 0
-    _cut_metrics(output.parent / "metrics.jsonl", first_step)
     warmup = round(settings.warmup_ratio * len(plan))
     args = TrainingArguments(
         output_dir=str(output),
@@ -231,9 +244,18 @@ def train(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         average_tokens_across_devices=False,
+        ddp_find_unused_parameters=False,  # preflight has seen that there are none
     )
+    metrics = output.parent / "metrics.jsonl"
     trainer = PlannedTrainer(
-        scorer, objective, settings, args, plan, first_step=first_step, progress=progress
+        scorer,
+        objective,
+        settings,
+        args,
+        plan,
+        first_step=first_step,
+        num_cut=_cut_metrics(metrics, first_step, write=args.process_index == 0),
+        progress=progress,
     )
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     return {"steps": len(plan), "records": len(objective.ids), "cut": trainer.num_cut}
@@ -250,8 +272,11 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rsplit("-", 1)[1])
 
 
-def _cut_metrics(path: Path, first_step: int) -> None:
-    """Forget metrics of steps that will be repeated."""
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[:first_step]), encoding="utf-8")
+def _cut_metrics(path: Path, first_step: int, *, write: bool) -> int:
+    """Forget metrics of steps that will be repeated. Returns how many texts were cut before."""
+    if not path.is_file():
+        return 0
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:first_step]
+    if write:
+        write_text(path, "".join(lines))
+    return int(json.loads(lines[-1]).get("cut", 0)) if lines else 0

@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from stllava.tree.blocks import plan_blocks
+from stllava.tree.rules import rules_of
+from stllava.tree.shared import current
 
 NAME = "stllava"
 
@@ -23,9 +25,11 @@ NAME = "stllava"
 def use_tree_attention(core: Any, *, vision: str = "sdpa") -> None:
     """Let the language model of a Hugging Face vision-language model run on trees.
 
-    `vision` is the vision tower's implementation, by transformers' name.
+    `vision` is the vision tower's implementation, by transformers' name. A language model whose
+    rules forbid sharing keeps its own.
     """
-    core.set_attn_implementation({"": NAME, "text_config": NAME, "vision_config": vision})
+    text = {"": NAME, "text_config": NAME} if rules_of(core.config).share else {}
+    core.set_attn_implementation({**text, "vision_config": vision})
 
 
 def tree_attention(
@@ -39,8 +43,8 @@ def tree_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention under a dense mask, a block mask, subtree ends, or (no mask) causally."""
-    from stllava.tree.shared import current
-
+    extras = {"s_aux", "softcap"} & {name for name in kwargs if kwargs[name] is not None}
+    assert not extras, f"not computed here: {extras}; rules_of must keep such a model apart"
     shared = current()
     if shared is not None:
         return shared.attend(module, query, key, value, scaling), None
@@ -87,7 +91,7 @@ def attend(
     dropout: float = 0.0,
 ) -> Tensor:
     """Softmax attention, (R, H, Q, D). bf16 on a CPU is written out: SDPA's backward is slow."""
-    if query.device.type != "cpu" or query.dtype in (torch.float32, torch.float64):
+    if query.device.type != "cpu" or not _sixteen_bit(query):
         return F.scaled_dot_product_attention(
             query, key, value, mask, dropout_p=dropout, is_causal=causal, scale=scaling
         )
@@ -96,8 +100,14 @@ def attend(
     scores = query @ key.transpose(-1, -2) * (scaling or query.shape[-1] ** -0.5)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
     return F.dropout(weights, dropout) @ value
+
+
+def _sixteen_bit(x: Tensor) -> bool:
+    """Whether products are computed in 16 bits, be it by autocast."""
+    autocast = torch.is_autocast_enabled("cpu") and x.dtype == torch.float32
+    return autocast or x.dtype in (torch.bfloat16, torch.float16)
 
 
 def _repeat(x: Tensor, query: Tensor) -> Tensor:

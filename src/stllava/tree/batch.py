@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stllava.tree.bins import arrange_rows
@@ -98,6 +99,17 @@ def pack(
             start += len(tries[t])
     given = sum(len(s.ids) for s in sequences)
     return flat.batch(len(sequences), tuple(order), num_given=given, shared=share)
+
+
+def stack_images(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Image arguments of several images as those of a batch; missing tiles are zeros."""
+
+    def stack(tensors: Sequence[Tensor]) -> Tensor:
+        most = max(x.shape[1] for x in tensors)
+        tiles = [F.pad(x, [0, 0] * (x.ndim - 2) + [0, most - x.shape[1]]) for x in tensors]
+        return torch.cat(tiles)
+
+    return {name: stack([part[name] for part in parts]) for name in parts[0]}
 
 
 class _Flat:

@@ -32,8 +32,6 @@ def choose_backend(batch: TreeBatch, rules: Rules, wanted: str = "auto") -> Back
 
 def attention_mask(batch: TreeBatch, rules: Rules, backend: Backend, image_id: int) -> Any:
     """What goes into the model as `attention_mask`; a dict by layer type where layers differ."""
-    if not batch.shared:
-        return _padding_mask(batch)  # any architecture can read it
     if backend == "blocks":
         return batch.ends[:, None, None, :]
     make = _flex_mask if backend == "flex" else _dense_mask
@@ -44,7 +42,7 @@ def attention_mask(batch: TreeBatch, rules: Rules, backend: Backend, image_id: i
     return {"full_attention": full, "sliding_attention": make(batch, blocks, rules.window)}
 
 
-def _padding_mask(batch: TreeBatch) -> Tensor:
+def padding_mask(batch: TreeBatch) -> Tensor:
     """(R, T) of plain rows: 1 where there is text."""
     width = batch.ids.shape[1]
     length_R1 = batch.last[:, None] % width + 1
@@ -61,11 +59,11 @@ def image_blocks(ids_RT: Tensor, image_id: int) -> Tensor:
 def _dense_mask(batch: TreeBatch, blocks_RT: Tensor | None, window: int | None) -> Tensor:
     index = torch.arange(batch.ids.shape[1], device=batch.ids.device)
     sees_RTT = (index <= index[:, None]) & (index[:, None] < batch.ends[:, None, :])
-    if window is not None:
-        sees_RTT &= batch.depths[:, :, None] - batch.depths[:, None, :] < window
     if blocks_RT is not None:
         same = blocks_RT[:, :, None] == blocks_RT[:, None, :]
         sees_RTT |= same & (blocks_RT >= 0)[:, None, :]
+    if window is not None:
+        sees_RTT &= batch.depths[:, :, None] - batch.depths[:, None, :] < window
     return sees_RTT[:, None]
 
 
@@ -76,10 +74,10 @@ def _flex_mask(batch: TreeBatch, blocks_RT: Tensor | None, window: int | None) -
 
     def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         see = (k <= q) & (q < ends[b, k])
-        if window is not None:
-            see = see & (depths[b, q] - depths[b, k] < window)
         if blocks_RT is not None:
             see = see | ((blocks_RT[b, q] == blocks_RT[b, k]) & (blocks_RT[b, k] >= 0))
+        if window is not None:
+            see = see & (depths[b, q] - depths[b, k] < window)
         return see
 
     num_rows, width = batch.ids.shape

@@ -38,8 +38,11 @@ FAMILIES = {
     **dict.fromkeys(("llava", "sqllava", "llava_next", "llava_onevision"), CAUSAL),
     **dict.fromkeys(("smolvlm", "idefics3", "internvl"), CAUSAL),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), Rules(positions="mrope")),
-    "gemma3": Rules(image_both_ways=True),
+    "gemma3": Rules(image_both_ways=True),  # MedGemma, too
 }
+
+# Text models whose softmax has a learned sink, which our attention does not compute.
+SINKS = {"gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash"}
 
 
 def rules_of(config: Any) -> Rules:
@@ -47,8 +50,15 @@ def rules_of(config: Any) -> Rules:
     text = config.get_text_config()
     rules = FAMILIES.get(config.model_type, CAUSAL)
     kinds = set(getattr(text, "layer_types", None) or ())
-    if kinds - {"full_attention", "sliding_attention"}:  # recurrent or linear: state, not a mask
+    window = getattr(text, "sliding_window", None)
+    if (
+        kinds - {"full_attention", "sliding_attention"}  # recurrent or linear: state, not a mask
+        or (window and not kinds)  # every layer has a window (Mistral 7B v0.1): takes no dict
+        or text.model_type in SINKS
+        or getattr(text, "attn_logit_softcapping", None)
+        or getattr(text, "num_kv_shared_layers", None)  # decoding keeps keys by layer
+    ):
         return replace(rules, share=False)
     if "sliding_attention" in kinds:
-        return replace(rules, window=int(text.sliding_window))
+        return replace(rules, window=window)
     return rules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stllava.tree.batch import TreeBatch
-from stllava.tree.mask import attention_mask, choose_backend
+from stllava.tree.mask import attention_mask, choose_backend, padding_mask
 from stllava.tree.rules import CAUSAL, Rules
 
 CHUNK = 2**25  # logits that exist at a time (128 MiB in fp32)
@@ -23,17 +24,32 @@ def hidden_states(
     backend: str = "auto",
     cache: Any = None,
 ) -> Tensor:
-    """(R, T, width): what stands before the language-model head. `cache` keeps keys and values."""
-    chosen = choose_backend(batch, rules, backend)
+    """(R, T, width): what stands before the language-model head. `cache` keeps keys and values.
+
+    Where the batch does not share, the model makes masks and positions itself.
+    """
+    given: dict[str, Any]
+    if batch.shared:
+        chosen = choose_backend(batch, rules, backend)
+        mask = attention_mask(batch, rules, chosen, core.config.image_token_id)
+        given = {"attention_mask": mask, "position_ids": batch.positions}
+    else:
+        given = {"attention_mask": padding_mask(batch), **token_types(core, batch.ids)}
     hidden: Tensor = core.model(
         input_ids=batch.ids,
-        position_ids=batch.positions,
-        attention_mask=attention_mask(batch, rules, chosen, core.config.image_token_id),
         past_key_values=cache,
         use_cache=cache is not None,
+        **given,
         **batch.vision,
     ).last_hidden_state
     return hidden
+
+
+def token_types(core: Any, ids_RT: Tensor) -> dict[str, Tensor]:
+    """What a family's processor says beside the ids: 1 at image tokens. Empty where not asked."""
+    asked = signature(core.model.forward).parameters
+    is_image_RT = (ids_RT == core.config.image_token_id).int()
+    return {n: is_image_RT for n in ("token_type_ids", "mm_token_type_ids") if n in asked}
 
 
 def token_log_probs(core: Any, batch: TreeBatch, hidden_RTD: Tensor) -> Tensor:

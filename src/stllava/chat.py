@@ -8,18 +8,21 @@ Knows no tokenizer: `encode(text) -> (ids, offsets)` is handed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from stllava.errors import DataError
+from stllava.errors import DataError, RecipeError
 from stllava.records import Turn
 
 Offsets = Sequence[tuple[int, int]]
 Encode = Callable[[str], tuple[Sequence[int], Offsets]]
 Speaker = Literal["assistant", "asker"]
+Asker = Literal["auto", "token", "text"]
 
 IMAGE = "<image>"
+VUSR = "<vusr>"  # the asker's role as one token; the text role of published files is `VUSER:`
 NOT_LEARNED, QUESTION, ANSWER = 0, 1, 2  # codes of `Tokens.learned`: L_vq and L_qa of the paper
 
 
@@ -34,6 +37,22 @@ class ChatFormat:
     assistant: str  # opens an answer
     end: str  # closes what the policy says
     image_first: bool = False  # image before the first role, not inside the first question
+    gap: str = ""  # between what the policy says and `end`; learned with them
+    between: str = ""  # after `end`, before the next turn
+    image: str = f" {IMAGE}\n"  # opens the first question, in place of `blank`
+    blank: str = " "  # between a role and what it says; learned with what the policy says
+    apart: bool = False  # text before and after <s> and the image tokenized apart, as LLaVA does
+
+    @property
+    def control(self) -> tuple[str, ...]:
+        """Tokens of this format that no text may spell, such as `</s>` and `<vusr>`."""
+        roles = self.system + self.user + self.asker + self.assistant + self.end
+        return tuple(dict.fromkeys(re.findall(r"<[^<>\s]+>", roles)))
+
+    @property
+    def asked_by(self) -> Literal["token", "text"]:
+        """Whether the asker's role is the added token or plain text."""
+        return "token" if VUSR in self.asker else "text"
 
 
 # The format of checkpoints made by this project. The image stands first, so that everything asked
@@ -42,13 +61,74 @@ STLLAVA = ChatFormat(
     name="stllava",
     system="",
     user="USER:",
-    asker="<vusr>",
+    asker=VUSR,
     assistant=" ASSISTANT:",
     end="</s>",
     image_first=True,
 )
 
-FORMATS = {STLLAVA.name: STLLAVA}
+# Vicuna as LLaVA 1.5 writes it. https://github.com/haotian-liu/LLaVA, llava/conversation.py,
+# `vicuna_v1`. It has no third role, so the asker is a user whose turn <vusr> opens.
+_VICUNA = (
+    "<s>A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+V1 = ChatFormat(
+    name="v1",
+    system=f"{_VICUNA} ",
+    user="USER:",
+    asker=f"USER: {VUSR}",
+    assistant=" ASSISTANT:",
+    end="</s>",
+    apart=True,
+)
+
+# SQ-LLaVA and STLLaVA-Med. https://github.com/heliossun/STLLaVA-Med, llava/conversation.py,
+# `v1_sq`. The blank missing before "Also" is missing there, too.
+V1_SQ = ChatFormat(
+    name="v1_sq",
+    system=f"{_VICUNA}"
+    "Also, the artificial intelligence assistant is a curious virtual user. "
+    "The virtual user asks complex questions that are relevant to the content in the image, "
+    "for example, asking about background knowledge of the objects in the image, "
+    "asking to discuss about events happening in the image, etc. "
+    "Again, do not ask about uncertain details. ",
+    user="USER:",
+    asker="VUSER:",
+    assistant=" ASSISTANT:",
+    end="</s>",
+    apart=True,
+)
+V1_SQ_TOKEN = replace(V1_SQ, name="v1_sq_token", asker=f"USER: {VUSR}")
+
+# LLaVA-Med 1.5. https://github.com/microsoft/LLaVA-Med, llava/conversation.py,
+# `mistral_instruct`: a blank on both sides of an answer, no system text.
+MISTRAL = ChatFormat(
+    name="mistral_instruct",
+    system="<s>",
+    user="[INST]",
+    asker=f"[INST] {VUSR}",
+    assistant=" [/INST]",
+    end="</s>",
+    gap=" ",
+    apart=True,
+)
+
+# A name stands for one way to write, the asker's role included, so a card needs no more.
+FORMATS = {form.name: form for form in (STLLAVA, V1, V1_SQ, V1_SQ_TOKEN, MISTRAL)}
+
+
+def with_asker(form: ChatFormat, asker: Asker) -> ChatFormat:
+    """The format in which the asker speaks as asked; "auto" is as the format has it.
+
+    Raises RecipeError if there is no such format: only the Vicuna ones know a text role.
+    """
+    if asker in ("auto", form.asked_by):
+        return form
+    twin = {V1.name: V1_SQ, V1_SQ.name: V1_SQ_TOKEN, V1_SQ_TOKEN.name: V1_SQ}.get(form.name)
+    if twin is None:
+        raise RecipeError(f"model.asker: {asker}: chat format {form.name} has no text role for it")
+    return twin
 
 
 class Tokens(NamedTuple):
@@ -74,11 +154,13 @@ class Chat:
     encode: Encode
     image_token_id: int
     num_image_tokens: int
+    image_text: str = IMAGE  # what stands for `<image>`: one placeholder, or several equal runs
 
     def training(self, turns: Sequence[Turn], asked: Sequence[bool]) -> Tokens:
         """Whole conversation. `asked[j]`: question j is the asker's, hence learned (L_vq)."""
         pieces = [_Piece(self._opening())]
         for j, (turn, by_asker) in enumerate(zip(turns, asked, strict=True)):
+            pieces += self._between(j)
             pieces += self._question(turn, first=j == 0, by_asker=by_asker)
             pieces.append(_Piece(self.format.assistant))
             pieces += self._spoken(turn.answer or "", turn.answer_ids, ANSWER)
@@ -88,26 +170,35 @@ class Chat:
         """What stands before the policy speaks: as assistant the last turn's answer is open."""
         pieces = [_Piece(self._opening())]
         for j, turn in enumerate(turns):
+            pieces += self._between(j)
             pieces += self._question(turn, first=j == 0, by_asker=False)
             pieces.append(_Piece(self.format.assistant))
             if speaker == "asker" or j + 1 < len(turns):
                 pieces += self._spoken(turn.answer or "", turn.answer_ids, NOT_LEARNED)
         if speaker == "asker":
+            pieces += self._between(len(turns))
             pieces.append(_Piece(self.format.asker + self._image_in_turn(first=not turns)))
         return self._tokens(pieces)
 
+    def _between(self, turn: int) -> list[_Piece]:
+        return [_Piece(self.format.between)] if turn and self.format.between else []
+
     def _opening(self) -> str:
-        return self.format.system + (f"{IMAGE}\n" if self.format.image_first else "")
+        return self.format.system + (f"{self.image_text}\n" if self.format.image_first else "")
 
     def _image_in_turn(self, *, first: bool) -> str:
-        return f" {IMAGE}\n" if first and not self.format.image_first else ""
+        if not first or self.format.image_first:
+            return ""
+        return self.format.image.replace(IMAGE, self.image_text)
 
     def _question(self, turn: Turn, *, first: bool, by_asker: bool) -> list[_Piece]:
         image = self._image_in_turn(first=first)
         if by_asker:
             spoken = self._spoken(turn.question, turn.question_ids, QUESTION, glue=not image)
             return [_Piece(self.format.asker + image), *spoken]
-        return [_Piece(self.format.user + (image or " ") + self._clean(turn.question))]
+        return [
+            _Piece(self.format.user + (image or self.format.blank) + self._clean(turn.question))
+        ]
 
     def _spoken(
         self, text: str, ids: tuple[int, ...] | None, learned: int, *, glue: bool = True
@@ -115,12 +206,17 @@ class Chat:
         if ids is not None:
             return [_Piece("", learned, ids)]
         # The blank is the speaker's: prompts end before it, and not every token swallows it.
-        return [_Piece((" " if glue else "") + self._clean(text) + self.format.end, learned)]
+        said = (
+            (self.format.blank if glue else "")
+            + self._clean(text)
+            + self.format.gap
+            + self.format.end
+        )
+        return [_Piece(said, learned)]
 
     def _clean(self, text: str) -> str:
         """Text without the format's own control tokens: data must not open or close a turn."""
-        control = [IMAGE, self.format.end, self.format.asker]
-        for token in (token for token in control if token.startswith("<")):
+        for token in (IMAGE, self.image_text, *self.format.control):
             text = text.replace(token, " ")
         return text.strip()
 
@@ -132,7 +228,7 @@ class Chat:
             if piece.ids is None:
                 run.append(piece)
                 continue
-            for token, code in self._encode_run(run):
+            for token, code in self._encode_run(run, after=self.format.end if ids else ""):
                 ids.append(token)
                 learned.append(code)
             run = []
@@ -140,21 +236,41 @@ class Chat:
             learned += [piece.learned] * len(piece.ids)
         return self._expand_image(ids, learned)
 
-    def _encode_run(self, run: Sequence[_Piece]) -> list[tuple[int, int]]:
-        """Tokenise adjoining text pieces as one text; mark tokens that overlap a learned one."""
-        text = "".join(piece.text for piece in run)
-        codes = [piece.learned for piece in run for _ in piece.text]
-        ids, offsets = self.encode(text)
-        return [
-            (token, max(codes[start:end], default=NOT_LEARNED))
-            for token, (start, end) in zip(ids, offsets, strict=True)
-        ]
+    def _encode_run(self, run: Sequence[_Piece], after: str) -> Iterator[tuple[int, int]]:
+        """Tokenise adjoining text pieces as one text; mark tokens that overlap a learned one.
+
+        `after` is the token that closed the ids before the run. It is tokenised with the run and
+        dropped: some tokenizers write a text's first word otherwise than one that follows `</s>`.
+        """
+        text = after + "".join(piece.text for piece in run)
+        codes = [NOT_LEARNED] * len(after) + [p.learned for p in run for _ in p.text]
+        for begin, part in self._parts(text):
+            for token, (start, end) in zip(*self.encode(part), strict=True):
+                if begin + end > len(after):
+                    yield token, max(codes[begin + start : begin + end], default=NOT_LEARNED)
+
+    def _parts(self, text: str) -> list[tuple[int, str]]:
+        """What is tokenised as one text, with where it begins."""
+        if not self.format.apart:
+            return [(0, text)]
+        # haotian-liu/LLaVA, `tokenizer_image_token`: each side of an image is a text of its own
+        found = re.finditer(rf"<s>|{IMAGE}|(?:(?!<s>|{IMAGE}).)+", text, re.DOTALL)
+        return [(match.start(), match.group()) for match in found]
 
     def _expand_image(self, ids: list[int], learned: list[int]) -> Tokens:
-        if ids.count(self.image_token_id) != 1:
+        placeholders = self._placeholders
+        if ids.count(self.image_token_id) != placeholders:
             raise DataError(f"a conversation must hold exactly one {IMAGE}, at its beginning")
-        at, n = ids.index(self.image_token_id), self.num_image_tokens
-        return Tokens(
-            ids[:at] + [self.image_token_id] * n + ids[at + 1 :],
-            learned[:at] + [NOT_LEARNED] * n + learned[at + 1 :],
-        )
+        run = self.num_image_tokens // placeholders
+        out = Tokens([], [])
+        for token, code in zip(ids, learned, strict=True):
+            times = run if token == self.image_token_id else 1
+            out.ids.extend([token] * times)
+            out.learned.extend([code] * times)
+        return out
+
+    @property
+    def _placeholders(self) -> int:
+        if self.image_text == IMAGE:
+            return 1
+        return max(1, list(self.encode(self.image_text)[0]).count(self.image_token_id))

@@ -28,7 +28,11 @@ class Section(BaseModel):
 class ModelSection(Section):
     """The policy a run starts from."""
 
-    path: str = "base-prototype"  # folder of a checkpoint, or a packaged base policy's name
+    # Folder of a checkpoint, a hub id (owner/name), or a packaged base policy's name
+    path: str = "base-prototype"
+    # How the policy asks: as its checkpoint records, by the token <vusr>, or by the text VUSER
+    asker: Literal["auto", "token", "text"] = "auto"
+    image_side: int | None = Field(None, ge=14)  # pixels, for families that take any size
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of training; generation is fp32 on CPU
     # Over the token tree. auto: flex on CUDA; on a CPU blocks for long rows, else dense.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -123,14 +124,19 @@ class Job:
         """The checkpoint the run starts from: a folder, or a base policy of the package."""
         given = self.recipe.model.path
         packaged = Path(str(resources.files("stllava") / "assets" / given))
-        path = packaged if packaged.is_dir() else Path(given)
-        if not path.is_dir():
-            known = sorted(p.name for p in packaged.parent.glob("*/"))
-            raise PolicyError(
-                f"{given}: no such folder; set model.path to a checkpoint folder or one of "
-                f"{', '.join(known)}"
-            )
-        return path
+        if packaged.is_dir():
+            return packaged
+        if not Path(given).is_dir():
+            known = ", ".join(sorted(p.name for p in packaged.parent.glob("*/")))
+            if given.count("/") != 1 or given.startswith((".", "~")):
+                raise PolicyError(
+                    f"{given}: no such folder; set model.path to a checkpoint folder, a hub id "
+                    f"(owner/name) or one of {known}"
+                )
+        with needs_torch():
+            from stllava.policy.published.hub import resolve_checkpoint
+
+        return resolve_checkpoint(given)
 
     def checkpoint(self, model: str) -> Path:
         """Folder of "base", "sft" or "dpo"."""
@@ -138,17 +144,19 @@ class Job:
 
     def load(self, model: str) -> Policy:
         """Load a policy of this run onto the recipe's device."""
-        try:
+        with needs_torch():
             import torch
 
             from stllava.policy.policy import Policy
-        except ImportError as error:
-            raise MissingExtra(error.name or "torch", "train") from error
+            from stllava.policy.published.asker import set_asker
         section = self.recipe.model
         # Set in both directions: a float result on CPU depends on the number of threads.
         torch.set_num_threads(section.threads or os.cpu_count() or 1)
         torch.set_flush_denormal(True)  # vanishing gradients would be computed in slow motion
-        policy = Policy.load(self.checkpoint(model), device=self.device)
+        side = section.image_side if model == "base" else None  # later ones record it
+        policy = Policy.load(self.checkpoint(model), device=self.device, image_side=side)
+        if model == "base":
+            set_asker(policy, section.asker)
         policy.backend = section.attention
         self.reporter.note(f"{model}: {policy.probe()}; attention: {policy.attention}")
         return policy
@@ -175,6 +183,15 @@ class Job:
         if self.device == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
         return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+@contextmanager
+def needs_torch() -> Iterator[None]:
+    """Imports inside it may fail for want of the extra; one line says how to have it."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtra(error.name or "torch", "train") from error
 
 
 def _first_own_stage(control: str, override_text: str) -> int:

@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from stllava.config import LoraSection, TrainSection
 from stllava.errors import PolicyError
-from stllava.policy.policy import Policy, num_vision_layers
+from stllava.policy.families import LLAVA, Family, family_of, lora_targets, projector_modules
+from stllava.policy.policy import Policy
 
 log = logging.getLogger(__name__)
 
-PROJECTOR = "multi_modal_projector"
-LLM_LINEARS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
-VIT_LINEARS = "q_proj|k_proj|v_proj|out_proj|fc1|fc2"
 GROUPS = ("lora_llm", "lora_vit", "projector")
+GROUP_OF_PART = {"language": "lora_llm", "vision": "lora_vit", "projector": "projector"}
 
 # The merged model adds B @ A to the weight once instead of at every call. That is fp32 rounding,
 # which the prototype extractor can turn into more: a patch halfway between two prototypes may
@@ -39,27 +38,28 @@ def adapt(policy: Policy, settings: TrainSection) -> None:
     lora = settings.lora
     targets = []
     if lora.llm_rank:
-        targets.append(rf".*language_model.*\.({LLM_LINEARS})")
+        targets.append(lora_targets(policy.core, "language"))
     if lora.vit_rank:
-        layers = "|".join(map(str, range(num_vision_layers(policy.core))))
-        targets.append(rf".*vision_tower.*\.layers\.({layers})\..*({VIT_LINEARS})")
+        targets.append(lora_targets(policy.core, "vision"))
     if not targets:
         raise PolicyError("lora: both ranks are 0; at least one of llm_rank, vit_rank must be set")
     with warnings.catch_warnings():
         # PEFT 0.21 reads a property that transformers 5.23 renamed; nothing a user could act on.
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        policy.model = get_peft_model(policy.model, _peft_config(lora, targets, settings))
+        policy.model = get_peft_model(policy.model, _peft_config(policy, targets, settings))
     _freeze_unused(policy)
 
 
 def _freeze_unused(policy: Policy) -> None:
+    family = family_of(policy.core)
     for name, parameter in policy.core.named_parameters():
-        if ".ln_1." in name and PROJECTOR in name:  # never applied: it would get no gradient
+        if ".ln_1." in name and family.part_of(name) == "projector":  # never applied: no gradient
             parameter.requires_grad_(False)
 
 
-def _peft_config(lora: LoraSection, targets: list[str], settings: TrainSection) -> LoraConfig:
-    vision = r".*vision_tower.*"
+def _peft_config(policy: Policy, targets: list[str], settings: TrainSection) -> LoraConfig:
+    lora = settings.lora
+    vision = rf"(?:.*\.)?{family_of(policy.core).vision}\..*"
     return LoraConfig(
         r=lora.llm_rank or lora.vit_rank,
         lora_alpha=lora.llm_alpha,
@@ -67,33 +67,34 @@ def _peft_config(lora: LoraSection, targets: list[str], settings: TrainSection) 
         target_modules="|".join(f"({t})" for t in targets),
         rank_pattern={vision: lora.vit_rank} if lora.vit_rank else {},
         alpha_pattern={vision: lora.vit_alpha} if lora.vit_rank else {},
-        modules_to_save=[PROJECTOR] if settings.train_projector else None,
+        modules_to_save=projector_modules(policy.core) if settings.train_projector else None,
     )
 
 
 def set_dropout(policy: Policy, lora: LoraSection) -> None:
     """LoRA dropout per group; PEFT has one number for all, so it is set after wrapping."""
+    family = family_of(policy.core)
     for name, module in policy.core.named_modules():
         if name.endswith("lora_dropout.default") and hasattr(module, "p"):
-            module.p = lora.vit_dropout if "vision_tower" in name else lora.llm_dropout
+            vision = family.part_of(name) == "vision"
+            module.p = lora.vit_dropout if vision else lora.llm_dropout
 
 
-def group_of(name: str) -> str:
+def group_of(name: str, family: Family = LLAVA) -> str:
     """The learning-rate group a trainable parameter belongs to."""
-    if PROJECTOR in name:
-        return "projector"
-    return "lora_vit" if "vision_tower" in name else "lora_llm"
+    return GROUP_OF_PART[family.part_of(name)]
 
 
-def parameter_groups(model: nn.Module, settings: TrainSection) -> list[dict[str, Any]]:
+def parameter_groups(core: Any, settings: TrainSection) -> list[dict[str, Any]]:
     """AdamW groups in the order of GROUPS; empty ones are left out."""
+    family = family_of(core)
     rates = dict(
         zip(GROUPS, (settings.lr_llm, settings.lr_vit, settings.lr_projector), strict=True)
     )
     members: dict[str, list[tuple[str, nn.Parameter]]] = {group: [] for group in GROUPS}
-    for name, parameter in model.named_parameters():
+    for name, parameter in core.named_parameters():
         if parameter.requires_grad:
-            members[group_of(name)].append((name, parameter))
+            members[group_of(name, family)].append((name, parameter))
     return [
         {
             "name": group,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
@@ -17,15 +17,13 @@ from typing import Any, cast
 import torch
 from PIL import Image as PILImage
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from stllava.chat import ANSWER, FORMATS, IMAGE, Chat, ChatFormat, Tokens
-from stllava.errors import PolicyError
 from stllava.images import pad_to_square
 from stllava.policy import sqllava  # noqa: F401  (registers SQ-LLaVA with the Auto classes)
-from stllava.policy.published.layout import recognise
+from stllava.policy.families import family_of, num_vision_layers, vision_layers
 from stllava.records import Turn
-from stllava.tree import CAUSAL, Rules, TreeBatch, rules_of, use_tree_attention
+from stllava.tree import CAUSAL, Rules, TreeBatch, use_tree_attention
 from stllava.tree.batch import Learnable, pack, stack_images
 from stllava.tree.mask import BLOCKS_FROM
 from stllava.tree.positions import rope_positions
@@ -50,37 +48,22 @@ class Policy:
     provenance: dict[str, Any] = field(default_factory=dict)
     rules: Rules = CAUSAL  # how its texts may share an image
     backend: str = "auto"  # attention over the tree: auto, dense, blocks or flex
+    image_side: int | None = None  # pixels every image is brought to; None: the processor's
+    image_text: str = IMAGE  # what stands for an image in a text (see `chat.Chat`)
+    num_image_tokens: int = 0  # of them, expanded; 0: as the config says
 
     def __post_init__(self) -> None:
+        if not self.num_image_tokens:
+            self.num_image_tokens = int(getattr(self.core.config, "image_seq_length", 0))
         use_tree_attention(self.core)
         skip_unused_layers(self.core)
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "cpu", dtype: str = "float32") -> Policy:
-        """Load a checkpoint folder written by `save`.
+    def load(cls, path: str | Path, **options: Any) -> Policy:
+        """Load a checkpoint folder; see `loading.load_policy` for options and errors."""
+        from stllava.policy.loading import load_policy
 
-        Raises PolicyError if the folder is missing, not a checkpoint or of an unknown chat format.
-        """
-        path = Path(path)
-        if foreign := recognise(path):
-            raise PolicyError(foreign.remedy)
-        if not (path / "config.json").is_file():
-            raise PolicyError(f"{path}: no config.json; give the folder of a saved checkpoint")
-        card = _read_card(path)
-        try:
-            model = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            processor = AutoImageProcessor.from_pretrained(
-                path, backend="pil", local_files_only=True
-            )
-        except (OSError, ValueError) as error:
-            first_line = str(error).splitlines()[0]
-            raise PolicyError(f"{path}: cannot be loaded as a policy: {first_line}") from error
-        model.to(device).eval()
-        chat_format = FORMATS[card["chat_format"]]
-        return cls(model, tokenizer, processor, chat_format, card, rules_of(model.config))
+        return load_policy(path, **options)
 
     def save(self, path: str | Path, **provenance: Any) -> None:
         """Write weights (safetensors), tokenizer, image processor and card into `path`."""
@@ -89,6 +72,10 @@ class Policy:
         self.tokenizer.save_pretrained(path)
         self.image_processor.save_pretrained(path)
         card = {**self.provenance, **provenance, "chat_format": self.format.name}
+        if self.format.name not in FORMATS:  # read off a template: the card holds it whole
+            card["chat"] = asdict(self.format)
+        if self.image_side is not None:
+            card["image_side"] = self.image_side
         (path / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
     @property
@@ -106,15 +93,17 @@ class Policy:
 
     @property
     def image_token_id(self) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(IMAGE))
-
-    @property
-    def num_image_tokens(self) -> int:
-        return int(self.core.config.image_seq_length)
+        return int(self.core.config.image_token_id)
 
     @property
     def chat(self) -> Chat:
-        return Chat(self.format, self.encode, self.image_token_id, self.num_image_tokens)
+        return Chat(
+            self.format,
+            self.encode,
+            self.image_token_id,
+            self.num_image_tokens,
+            self.image_text,
+        )
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids and character offsets; special tokens only where the text spells them."""
@@ -126,20 +115,27 @@ class Policy:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def pixel_values(self, images: Sequence[PILImage.Image]) -> Tensor:
-        """(I, 3, H, W), each image padded to a square with the processor's mean colour first.
+        """What the processor makes of images, (I, 3, H, W) in LLaVA's family."""
+        pixels: Tensor = self.processed(images)["pixel_values"]
+        return pixels
+
+    def processed(self, images: Sequence[PILImage.Image]) -> dict[str, Any]:
+        """All that the processor says about images, padded to squares of its mean color first.
 
         The same in training and generation; the released code padded in one, cropped in the other.
         """
-        return self._vision(images)["pixel_values"]
-
-    def _vision(self, images: Sequence[PILImage.Image]) -> dict[str, Tensor]:
-        """All that the processor says about images and the model asks for."""
         mean = self.image_processor.image_mean
         color = tuple(round(255 * channel) for channel in mean)
         squares = [pad_to_square(image, color) for image in images]
-        found = self.image_processor(squares, return_tensors="pt")
+        if self.image_side:  # one size, so that all images take equally many tokens
+            squares = [square.resize((self.image_side, self.image_side)) for square in squares]
+        crops = {"return_row_col_info": True} if family_of(self.core).crops else {}
+        return dict(self.image_processor(squares, return_tensors="pt", **crops))
+
+    def asked_for(self, processed: dict[str, Any]) -> dict[str, Tensor]:
+        """Of what the processor says, what the model's forward takes."""
         asked = signature(self.core.model.forward).parameters
-        return {name: value for name, value in found.items() if name in asked}
+        return {name: value for name, value in processed.items() if name in asked}
 
     def pack(
         self,
@@ -148,7 +144,10 @@ class Policy:
         open_image: Callable[[str], PILImage.Image],
     ) -> TreeBatch:
         """Sequences about the named images as trees; each image is opened and there once."""
-        vision = {image: self._vision([open_image(image)]) for image in dict.fromkeys(images)}
+        vision = {
+            image: self.asked_for(self.processed([open_image(image)]))
+            for image in dict.fromkeys(images)
+        }
         keys = [self._key(text, image) for text, image in zip(sequences, images, strict=True)]
         positions_of = None
         if self.rules.positions == "mrope":
@@ -212,35 +211,11 @@ class Policy:
         return tree.to(self.device), [batch.to(self.device) for batch in alone]
 
 
-def num_vision_layers(core: Any) -> int:
-    """Vision layers whose output reaches the language model; later ones would train nothing."""
-    config = core.config
-    depth = int(config.vision_config.num_hidden_layers)
-    layer = getattr(config, "vision_feature_layer", -1)
-    last = max(layer) if isinstance(layer, list) else layer
-    return last if last >= 0 else depth + 1 + last
-
-
 def skip_unused_layers(core: Any) -> None:
     """Vision layers after the feature layer hand on what they get; their weights stay."""
-    tower = getattr(core.model, "vision_tower", None)
-    encoder = getattr(tower, "encoder", None)
-    if encoder is None or not hasattr(core.config, "vision_feature_layer"):
-        return
-    for layer in encoder.layers[num_vision_layers(core) :]:
+    for layer in vision_layers(core)[num_vision_layers(core) :]:
         layer.forward = _hand_on
 
 
 def _hand_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     return hidden_states
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    file = path / CARD
-    if not file.is_file():
-        raise PolicyError(f"{path}: no {CARD}; this checkpoint's chat format is not known")
-    card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if card.get("chat_format") not in FORMATS:
-        known = ", ".join(sorted(FORMATS))
-        raise PolicyError(f"{file}: chat_format {card.get('chat_format')!r} is not one of {known}")
-    return card

@@ -29,7 +29,7 @@ def preflight(
     scorer.train()
     loss = objective.loss(scorer, micro).total / micro.count
     loss.backward()
-    rows = [_row(group) for group in parameter_groups(scorer, settings)]
+    rows = [_row(group) for group in parameter_groups(scorer.core, settings)]
     scorer.zero_grad(set_to_none=True)
     for row in rows:
         if not row["with_gradient"]:

@@ -111,7 +111,7 @@ class PlannedTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         self.optimizer: torch.optim.Optimizer | None
         if self.optimizer is None:
-            groups = parameter_groups(self.model, self.settings)
+            groups = parameter_groups(self.model.core, self.settings)
             kept = [{k: v for k, v in g.items() if k != "names"} for g in groups]
             self.optimizer = torch.optim.AdamW(kept, fused=False)
         return self.optimizer

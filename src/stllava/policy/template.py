@@ -1,0 +1,99 @@
+"""A ChatFormat read off a tokenizer's chat template, by rendering it and looking at the result.
+
+Only templates that write a conversation as `system, (user, question, assistant, answer, end)*` can
+be expressed; the rendering is repeated by our own rules and compared, so that nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any
+
+from stllava.chat import IMAGE, VUSR, ChatFormat
+from stllava.errors import PolicyError
+
+Message = dict[str, Any]
+Render = Callable[[Sequence[Message], bool], str]  # messages, whether to open the answer
+FIRST, SECOND = ("Question-One", "Answer-One"), ("Question-Two", "Answer-Two")
+
+
+def format_from_template(
+    render: Render, *, specials: Sequence[str], image: str, where: str
+) -> ChatFormat:
+    """The format that a chat template writes.
+
+    `render` applies the template; `specials` are the tokenizer's special tokens, one of which must
+    close an answer; `image` is what the template writes for an image. Raises PolicyError, in one
+    line, if the template cannot be expressed.
+    """
+    try:
+        bare = render([_user(FIRST[0])], False)
+        with_image = render([_user(FIRST[0], image=True)], False)
+        whole = render(_dialogue(image=False), False)
+        opened = render([_user(FIRST[0])], True)
+    except Exception as error:  # a template may raise anything
+        raise PolicyError(f"{where}: its chat template fails: {error}") from error
+    before = bare.partition(FIRST[0])[0]
+    between = whole.partition(FIRST[1])[2].partition(SECOND[0])[0]  # end, and the next question
+    assistant = opened.partition(FIRST[0])[2]
+    end = next((token for token in specials if token and between.startswith(token)), "")
+    if not end:
+        raise PolicyError(
+            f"{where}: its chat template closes an answer with {between[:20]!r} instead of a "
+            "special token; such a policy would never learn to stop"
+        )
+    user = _common_end(before, between[len(end) :])
+    form = ChatFormat(
+        name="template",
+        system=before.removesuffix(user),
+        user=user,
+        asker=user + VUSR,
+        assistant=assistant,
+        end=end,
+        between=between[len(end) :].removesuffix(user),
+        image=_added(before, with_image.partition(FIRST[0])[0]).replace(image, IMAGE),
+        blank="",
+    )
+    same = written(form, image=False) == whole.partition(SECOND[1])[0]
+    if not (same and assistant and form.image.count(IMAGE) == 1):
+        raise PolicyError(f"{where}: its chat template cannot be expressed as a chat format")
+    return form
+
+
+def written(form: ChatFormat, *, image: bool) -> str:
+    """The two sentinel turns as the format writes them, up to the second answer."""
+    first = form.image if image else form.blank  # the image stands in place of the blank
+    return (
+        f"{form.system}{form.user}{first}{FIRST[0]}{form.assistant}{form.blank}{FIRST[1]}"
+        f"{form.gap}{form.end}{form.between}{form.user}{form.blank}{SECOND[0]}{form.assistant}"
+        f"{form.blank}"
+    )
+
+
+def _added(bare: str, with_image: str) -> str:
+    """What an image puts before the question."""
+    start = len(_common_start(bare, with_image))
+    return with_image[start : len(with_image) - (len(bare) - start)]
+
+
+def _common_end(one: str, other: str) -> str:
+    return _common_start(one[::-1], other[::-1])[::-1]
+
+
+def _common_start(one: str, other: str) -> str:
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return "".join(a for a, _ in same)
+
+
+def _user(text: str, *, image: bool = False) -> Message:
+    picture = [{"type": "image"}] if image else []
+    return {"role": "user", "content": [*picture, {"type": "text", "text": text}]}
+
+
+def _dialogue(*, image: bool) -> list[Message]:
+    said = [
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        for answer in (FIRST[1], SECOND[1])
+    ]
+    return [_user(FIRST[0], image=image), said[0], _user(SECOND[0]), said[1]]

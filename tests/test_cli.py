@@ -29,7 +29,8 @@ def test_help_names_the_verbs_of_the_method():
     done = stllava("--help")
     assert (done.returncode, done.stderr) == (0, "")
     for verb in ("demo", "run", "prepare", "sft", "ask", "answer", "judge", "prefer", "dpo",
-                 "eval", "report", "status", "recipes"):  # fmt: skip
+                 "eval", "report", "status", "recipes", "inspect", "export",
+                 "doctor"):  # fmt: skip
         assert f" {verb} " in done.stdout
 
 

@@ -1,28 +1,16 @@
-"""The command line. Only this module prints; heavy libraries are imported by the verb that needs
-them, so that `stllava --help` answers at once."""
+"""Verbs of the loop: whole runs, single stages, and what a run directory holds."""
 
 from __future__ import annotations
 
-import logging
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stllava import __version__
-from stllava.errors import RunError, StllavaError
-
-app = typer.Typer(
-    help="Self-training for medical vision-language models: ask, answer, prefer, align, "
-    "measure.\n\nStart with `stllava demo`: the whole method on drawn images, on a laptop.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-console = Console(stderr=True, highlight=False)
+from stllava.cli.console import Bars, quiet_libraries
+from stllava.errors import RunError
 
 RecipeArg = Annotated[str, typer.Argument(help="packaged recipe (see `stllava recipes`) or file")]
 RunOption = Annotated[Path, typer.Option("--run", help="run directory; made if it is not there")]
@@ -30,59 +18,23 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="section.field=value; may be repeated")
 ]
 
-
-class Bars:
-    """Draws one progress bar per stage on stderr."""
-
-    def __init__(self) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-        )
-        self.task: Any = None
-
-    def __enter__(self) -> Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.task is not None:  # stopping writes an empty line, also where nothing was drawn
-            self.progress.stop()
-
-    def stage(self, name: str, total: int) -> None:
-        self.progress.start()
-        self.task = self.progress.add_task(name, total=total, figures="")
-
-    def advance(self, done: int, total: int, **figures: float) -> None:
-        text = "  ".join(f"{name} {value:.3g}" for name, value in figures.items() if name in SHOWN)
-        self.progress.update(self.task, completed=done, total=total, figures=text)
-
-    def note(self, text: str) -> None:
-        self.progress.console.print(f"             {text}", style="dim")
+STAGE_HELP = {
+    "prepare": "Read data: images, conversations, splits, benchmark questions, what was dropped.",
+    "sft": "Stage 1: train the policy to answer and to ask.",
+    "ask": "The stage-1 policy asks about images.",
+    "answer": "The stage-1 policy answers each of its questions several times.",
+    "judge": "A judge compares the answers; interrupted, it asks for nothing twice.",
+    "prefer": "Turn verdicts into training pairs; every rule is counted.",
+    "dpo": "Stage 2: align the policy to the preferences.",
+    "eval": "Checkpoints answer the held-out questions and are scored.",
+}
 
 
-SHOWN = ("loss", "loss/question", "loss/answer", "rewards/margins", "rewards/accuracies")
-
-
-@app.callback()
-def _options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show library messages")] = False,
-) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s"
-    )
-
-
-@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
 
 
-@app.command()
 def demo(
     run: RunOption = Path("runs/demo"),
     overrides: SetOption = None,
@@ -94,7 +46,6 @@ def demo(
     _run("demo", run, overrides)
 
 
-@app.command()
 def run(
     recipe: RecipeArg,
     run: RunOption,
@@ -105,6 +56,16 @@ def run(
 ) -> None:
     """Carry out a whole recipe, from images to the report; goes on where it was interrupted."""
     _run(recipe, run, overrides, redo=redo)
+
+
+def stage_command(name: str) -> Callable[..., None]:
+    """The verb that carries out one stage."""
+
+    def command(recipe: RecipeArg, run: RunOption, overrides: SetOption = None) -> None:
+        _run(recipe, run, overrides, stages=(name,))
+
+    command.__doc__ = STAGE_HELP[name]
+    return command
 
 
 def _run(
@@ -124,7 +85,7 @@ def _run(
     if redo and redo not in STAGES:
         raise RunError(f"--redo {redo}: no such stage; one of {', '.join(STAGES)}")
     if not set(stages or STAGES) <= {"prepare", "judge", "prefer"}:
-        _quiet_libraries()
+        quiet_libraries()
     with Run(path) as opened, Bars() as bars, disk_errors(path):
         if redo:
             _supersede(opened, redo, bars)
@@ -133,13 +94,13 @@ def _run(
         if stages is None:
             self_train(job)
             if resolved.controls:
-                _report(path)
+                report(path)
                 bars.note("the report can be read now; its controls follow")
                 run_controls(job)
         for name in stages or ():
             STAGES[name](job)
     if stages is None:
-        _report(path)
+        report(path)
 
 
 def _supersede(opened: Any, redo: str, bars: Bars) -> None:
@@ -151,53 +112,13 @@ def _supersede(opened: Any, redo: str, bars: Bars) -> None:
         bars.note(f"{moved} moved to superseded/")
 
 
-def _quiet_libraries() -> None:
-    """Progress is ours to show; transformers' own bars and hints would tear the lines."""
-    import warnings
-
-    try:
-        from transformers.utils import logging as transformers_logging
-    except ImportError:
-        return
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="peft")
-
-
-def _stage_command(name: str, text: str) -> None:
-    def command(recipe: RecipeArg, run: RunOption, overrides: SetOption = None) -> None:
-        _run(recipe, run, overrides, stages=(name,))
-
-    command.__doc__ = text
-    app.command(name)(command)
-
-
-for _name, _text in {
-    "prepare": "Read data: images, conversations, splits, benchmark questions, what was dropped.",
-    "sft": "Stage 1: train the policy to answer and to ask.",
-    "ask": "The stage-1 policy asks about images.",
-    "answer": "The stage-1 policy answers each of its questions several times.",
-    "judge": "A judge compares the answers; interrupted, it asks for nothing twice.",
-    "prefer": "Turn verdicts into training pairs; every rule is counted.",
-    "dpo": "Stage 2: align the policy to the preferences.",
-    "eval": "Checkpoints answer the held-out questions and are scored.",
-}.items():
-    _stage_command(_name, _text)
-
-
-@app.command()
 def report(run: Annotated[Path, typer.Argument(help="run directory")]) -> None:
     """Write report.html from what is in a run directory."""
-    _report(run)
-
-
-def _report(path: Path) -> None:
     from stllava.report import write_report
 
-    typer.echo(f"report: {write_report(path)}")
+    typer.echo(f"report: {write_report(run)}")
 
 
-@app.command()
 def status(run: Annotated[Path, typer.Argument(help="run directory")]) -> None:
     """Which stages of a run are complete, and what each counted."""
     from stllava.run import STAGES, Run
@@ -216,7 +137,6 @@ def status(run: Annotated[Path, typer.Argument(help="run directory")]) -> None:
             typer.echo(f"{name:<8} {'begun' if stage.path.is_dir() else '-'}")
 
 
-@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="print this one, to edit")] = None,
 ) -> None:
@@ -231,15 +151,3 @@ def recipes(
     else:
         load_recipe(name)
         typer.echo(known.get(name, Path(name)).read_text(encoding="utf-8"), nl=False)
-
-
-def main() -> None:
-    """Entry point: a StllavaError is one line on stderr and exit code 2."""
-    try:
-        app()
-    except StllavaError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; repeat the command to go on", file=sys.stderr)
-        sys.exit(130)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from test_published import assert_same, card_of, model, write_lora, write_whole
 
 from stllava import __version__
 from stllava.config import packaged_recipes
@@ -29,8 +30,8 @@ def test_help_names_the_verbs_of_the_method():
     done = stllava("--help")
     assert (done.returncode, done.stderr) == (0, "")
     for verb in ("demo", "run", "prepare", "sft", "ask", "answer", "judge", "prefer", "dpo",
-                 "eval", "report", "status", "recipes", "inspect", "export",
-                 "doctor"):  # fmt: skip
+                 "eval", "report", "status", "recipes", "inspect", "convert",
+                 "export", "doctor"):  # fmt: skip
         assert f" {verb} " in done.stdout
 
 
@@ -94,3 +95,66 @@ def test_an_unknown_option_is_a_usage_error():
     done = stllava("run", "demo", "--nonsense")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_convert_writes_a_policy_and_says_what_it_did(tmp_path):
+    source = write_whole(tmp_path / "hub")
+    done = stllava("convert", source, tmp_path / "made/out")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = done.stdout.splitlines()
+    assert told[0].startswith(f"{tmp_path / 'made/out'}: ")
+    assert "chat format v1_sq; the asker speaks by text" in told
+    assert_same(tmp_path / "made/out", model())
+    again = stllava("convert", source, tmp_path / "made/out")
+    assert_refused(again, "out: there already; give the name of a new folder")
+
+
+def test_the_options_of_convert_are_heeded(tmp_path):
+    base = write_whole(tmp_path / "hub", model("mlp"))
+    adapters, *_ = write_lora(tmp_path / "lora", model())
+    options = ["--base", base, "--asker", "token", "--chat-format", "v1_sq"]
+    refused = stllava("convert", adapters, tmp_path / "out", *options)
+    assert_refused(refused, "a pickle", "--allow-pickle")
+    done = stllava("convert", adapters, tmp_path / "out", *options, "--allow-pickle")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "LoRA merged into " in done.stdout
+    card = card_of(tmp_path / "out")
+    assert (card["chat_format"], card["asker"]) == ("v1_sq_token", "token")
+
+
+def test_convert_refuses_two_names_for_one_part(tmp_path):
+    done = stllava("convert", tmp_path, tmp_path / "out", "--base", "a", "--llm", "b")
+    assert_refused(done, "--base and --llm name the same part")
+
+
+def test_convert_refuses_a_format_that_nobody_knows(tmp_path):
+    source = write_whole(tmp_path / "hub")
+    done = stllava("convert", source, tmp_path / "out", "--chat-format", "v9")
+    assert_refused(done, "chat format 'v9' is not one of", "mistral_instruct")
+    assert [path.name for path in tmp_path.iterdir()] == ["hub"]
+
+
+def test_help_of_convert_teaches():
+    done = stllava("convert", "--help")
+    assert done.returncode == 0
+    told = " ".join(done.stdout.split())
+    for word in ("--base", "--vision", "--asker", "--allow-pickle", "ZachSun/stllava-med-7b",
+                 "HF_HUB_OFFLINE", "stllava inspect"):  # fmt: skip
+        assert word in told
+
+
+BARE = """
+import sys
+gone = ("torch", "transformers", "safetensors", "peft")
+sys.modules.update(dict.fromkeys(gone))
+from stllava.cli import main
+main()
+"""
+
+
+def test_convert_without_torch_says_how_to_get_it(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, "convert", str(tmp_path), str(tmp_path / "out")],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert_refused(done, "is not installed; pip install 'stllava[train]'")

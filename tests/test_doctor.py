@@ -9,7 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from stllava import cli, doctor
+from stllava import cli
+from stllava.doctor import examine, gpu, hub, machine, packages
+from stllava.doctor.finding import GIB
 
 NAMES = ["python", "base policies", "cpu", "memory", "gpu", "flex attention", "flash-attn", "vllm",
          "disk", "write", "hub cache", "hub"]  # fmt: skip
@@ -23,7 +25,7 @@ def command(monkeypatch, capsys, *args):
 
 
 def test_everything_is_looked_at_and_every_finding_is_one_line(tmp_path):
-    findings = doctor.examine(tmp_path, {})
+    findings = examine(tmp_path, {})
     names = [finding.name for finding in findings]
     assert [name for name in names if not name.startswith("stllava")] == NAMES
     assert "stllava[train]" in names
@@ -74,43 +76,41 @@ def test_without_torch_it_works_and_says_how_to_get_it(tmp_path):
     assert done.stdout.count("pip install") >= 2
 
 
-@pytest.mark.parametrize(
-    ("free", "level"), [(100 * doctor.GIB, "ok"), (5 * doctor.GIB, "warn"), (10**6, "bad")]
-)
+@pytest.mark.parametrize(("free", "level"), [(100 * GIB, "ok"), (5 * GIB, "warn"), (10**6, "bad")])
 def test_a_full_disk_is_bad(free, level, monkeypatch, tmp_path):
     usage = namedtuple("usage", "total used free")(0, 0, free)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
-    found = doctor.disk(tmp_path)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
+    found = machine.disk(tmp_path)
     assert found.level == level
     assert bool(found.remedy) == (level != "ok")
 
 
 def test_one_bad_finding_is_exit_code_1(monkeypatch, capsys):
     usage = namedtuple("usage", "total used free")(0, 0, 0)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
     code, out, _ = command(monkeypatch, capsys)
     assert code == 1
     assert [line.split()[1] for line in out.splitlines() if line.startswith("bad")] == ["disk"]
 
 
 def test_a_folder_that_cannot_be_written_is_bad(tmp_path):
-    found = doctor.writable(tmp_path / "nowhere")
+    found = machine.writable(tmp_path / "nowhere")
     assert found.level == "bad"
     assert "--run" in found.remedy
-    assert doctor.writable(tmp_path).level == "ok"
+    assert machine.writable(tmp_path).level == "ok"
     assert [*tmp_path.iterdir()] == []
 
 
 def test_too_old_is_bad_and_missing_is_not(monkeypatch):
     versions = {"torch": "2.1.0+cpu", "peft": None, "pydicom": None}
-    monkeypatch.setattr(doctor, "installed", lambda name: versions.get(name, "99.0"))
-    found = {finding.name: finding for finding in doctor.libraries()}
+    monkeypatch.setattr(packages, "installed", lambda name: versions.get(name, "99.0"))
+    found = {finding.name: finding for finding in packages.libraries()}
     assert found["stllava[train]"].level == "bad"
     assert "torch 2.1.0+cpu (needs 2.6)" in found["stllava[train]"].text
     assert found["stllava[dicom]"].level == "ok"
     assert found["stllava[dicom]"].remedy == "pip install --upgrade 'stllava[dicom]'"
-    monkeypatch.setattr(doctor, "installed", lambda name: None if name == "numpy" else "99.0")
-    base = next(iter(doctor.libraries()))
+    monkeypatch.setattr(packages, "installed", lambda name: None if name == "numpy" else "99.0")
+    base = next(iter(packages.libraries()))
     assert (base.level, "numpy" in base.text) == ("bad", True)
 
 
@@ -120,15 +120,15 @@ def test_a_damaged_base_policy_is_found(tmp_path, monkeypatch):
         (tmp_path / "assets" / name / "model.safetensors").write_bytes(text)
         wanted = "9a129a3ad9fb0e8cfb4e24bd04ddb3a5ac9a6b4a06ecf8ac4fa5d4f5a3d4b7f5"
         if name == "whole":
-            wanted = doctor.sha256(tmp_path / "assets/whole/model.safetensors")
+            wanted = packages.sha256(tmp_path / "assets/whole/model.safetensors")
         (tmp_path / "assets" / name / "training.json").write_text(json.dumps({"sha256": wanted}))
-    monkeypatch.setattr(doctor.resources, "files", lambda _: tmp_path)
-    found = doctor.base_policies()
+    monkeypatch.setattr(packages.resources, "files", lambda _: tmp_path)
+    found = packages.base_policies()
     assert (found.level, found.text) == ("bad", "damaged or missing: broken")
 
 
 def fake_torch(has_gpu):
-    card = SimpleNamespace(name="Toy GPU", total_memory=80 * doctor.GIB)
+    card = SimpleNamespace(name="Toy GPU", total_memory=80 * GIB)
     mkldnn = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: False)
     return SimpleNamespace(
         __version__="2.13",
@@ -144,10 +144,10 @@ def fake_torch(has_gpu):
 
 @pytest.mark.parametrize("has_gpu", [True, False])
 def test_libraries_for_a_gpu_are_usable_only_with_one(has_gpu, monkeypatch):
-    monkeypatch.setattr(doctor, "import_module", lambda _: fake_torch(has_gpu))
-    monkeypatch.setattr(doctor.util, "find_spec", lambda _: object())
-    gpu, flex, *others = doctor.accelerator()
-    assert ("Toy GPU 80 GiB, Toy GPU 80 GiB; bf16 yes" in gpu.text) == has_gpu
+    monkeypatch.setattr(gpu, "import_module", lambda _: fake_torch(has_gpu))
+    monkeypatch.setattr(gpu.util, "find_spec", lambda _: object())
+    cards, flex, *others = gpu.accelerator()
+    assert ("Toy GPU 80 GiB, Toy GPU 80 GiB; bf16 yes" in cards.text) == has_gpu
     assert flex.text.startswith("used on the GPU" if has_gpu else "there, but needs a GPU")
     assert [finding.level for finding in others] == ["ok" if has_gpu else "warn"] * 2
 
@@ -156,37 +156,37 @@ def test_a_torch_whose_libraries_are_missing_is_bad(monkeypatch):
     def fail(_):
         raise OSError("libcudart.so.12: cannot open shared object file")
 
-    monkeypatch.setattr(doctor, "import_module", fail)
-    (found,) = doctor.accelerator()
+    monkeypatch.setattr(gpu, "import_module", fail)
+    (found,) = gpu.accelerator()
     assert (found.level, "libcudart" in found.text) == ("bad", True)
 
 
 def test_the_smaller_of_machine_and_container_memory_counts(monkeypatch):
-    monkeypatch.setattr(doctor, "_physical_memory", lambda: 64 * doctor.GIB)
-    monkeypatch.setattr(doctor, "_container_memory", lambda: doctor.GIB)
-    found = doctor.memory()
+    monkeypatch.setattr(machine, "_physical_memory", lambda: 64 * GIB)
+    monkeypatch.setattr(machine, "_container_memory", lambda: GIB)
+    found = machine.memory()
     assert (found.level, found.text) == ("warn", "1.0 GiB (container limit)")
-    monkeypatch.setattr(doctor, "_container_memory", lambda: None)
-    assert (doctor.memory().level, doctor.memory().text) == ("ok", "64.0 GiB")
+    monkeypatch.setattr(machine, "_container_memory", lambda: None)
+    assert (machine.memory().level, machine.memory().text) == ("ok", "64.0 GiB")
 
 
 def test_the_hub_cache_is_found_as_the_library_finds_it_and_links_count_once(tmp_path):
     blob = tmp_path / "hub/models--a/blobs/x"
     blob.parent.mkdir(parents=True)
     with blob.open("wb") as file:
-        file.truncate(3 * doctor.GIB)  # sparse
+        file.truncate(3 * GIB)  # sparse
     (tmp_path / "hub/models--a/model.safetensors").symlink_to(blob)
-    assert doctor.hub_cache({"HF_HOME": str(tmp_path)}).text == f"{tmp_path / 'hub'}, 3.0 GiB"
-    assert doctor.hub_cache({"HF_HUB_CACHE": str(tmp_path / "hub")}).text.endswith("3.0 GiB")
-    assert "nothing there yet" in doctor.hub_cache({"XDG_CACHE_HOME": str(tmp_path)}).text
+    assert hub.hub_cache({"HF_HOME": str(tmp_path)}).text == f"{tmp_path / 'hub'}, 3.0 GiB"
+    assert hub.hub_cache({"HF_HUB_CACHE": str(tmp_path / "hub")}).text.endswith("3.0 GiB")
+    assert "nothing there yet" in hub.hub_cache({"XDG_CACHE_HOME": str(tmp_path)}).text
 
 
 def test_offline_is_a_warning():
-    assert doctor.hub_offline({"HF_HUB_OFFLINE": "1"}).level == "warn"
-    assert doctor.hub_offline({"HF_HUB_OFFLINE": "0"}).level == "ok"
-    assert doctor.hub_offline({}).level == "ok"
+    assert hub.hub_offline({"HF_HUB_OFFLINE": "1"}).level == "warn"
+    assert hub.hub_offline({"HF_HUB_OFFLINE": "0"}).level == "ok"
+    assert hub.hub_offline({}).level == "ok"
 
 
 def test_no_value_of_the_environment_but_paths_is_shown(tmp_path):
     env = {**os.environ, "HF_TOKEN": "hf_SENTINEL", "OPENAI_API_KEY": "sk-SENTINEL"}
-    assert "SENTINEL" not in str(doctor.examine(tmp_path, env))
+    assert "SENTINEL" not in str(examine(tmp_path, env))

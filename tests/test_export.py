@@ -22,6 +22,9 @@ from stllava.config import load_recipe
 from stllava.errors import PolicyError, RunError
 from stllava.pipeline import STAGES, Job
 from stllava.pipeline import export as exporting
+from stllava.pipeline.export import hub as uploading
+from stllava.pipeline.export.template import chat_template
+from stllava.pipeline.export.weights import hub_name, write_weights
 from stllava.policy.policy import Policy
 from stllava.records import Conversation, Draw, Preference, Turn
 from stllava.run import Run
@@ -67,19 +70,20 @@ TEXT = [
     "norm.weight",
     *(f"layers.{n}.{name}" for n in range(3) for name in TEXT_LAYER),
 ]
-MLP_NAMES = [
+COMMON = [
     "language_model.lm_head.weight",
     *(f"language_model.model.{name}" for name in TEXT),
     *(f"vision_tower.vision_model.{name}" for name in VISION),
+]
+MLP_NAMES = [
+    *COMMON,
     *(f"multi_modal_projector.linear_{n}.{kind}" for n in (1, 2) for kind in ("weight", "bias")),
 ]
 PROTOTYPE_NAMES = [
-    "lm_head.weight",
-    *(f"model.language_model.{name}" for name in TEXT),
-    *(f"model.vision_tower.{name}" for name in VISION),
-    *(f"model.multi_modal_projector.sim_{name}" for name in ("alpha", "beta")),
+    *COMMON,
+    *(f"multi_modal_projector.sim_{name}" for name in ("alpha", "beta")),
     *(
-        f"model.multi_modal_projector.{name}.{kind}"
+        f"multi_modal_projector.{name}.{kind}"
         for name in ("c", "v", "f", "ln_1", "mlp.0", "mlp.2")
         for kind in ("weight", "bias")
     ),
@@ -150,24 +154,19 @@ def test_keys_are_those_of_the_hub_files(exported):
     assert names_in(exported.path) == sorted(MLP_NAMES)
 
 
-@pytest.mark.parametrize("family", ["llava", "sqllava"])
-def test_keys_do_not_depend_on_what_the_library_calls_them(family):
-    wanted = {"llava": MLP_NAMES, "sqllava": PROTOTYPE_NAMES}[family]
-    rules = exporting.HUB_NAMES[family]
+@pytest.mark.parametrize("names", [MLP_NAMES, PROTOTYPE_NAMES], ids=["llava", "sqllava"])
+def test_keys_do_not_depend_on_what_the_library_calls_them(names):
     pairs = [("language_model.model.", "model.language_model."), ("vision_model.", "")]
-    hub = [name for name in MLP_NAMES if "projector" not in name]
-    theirs = [name.replace(*pairs[0]).replace(*pairs[1]) for name in hub]
-    theirs = [f"model.{n}" if n.startswith("vision") else n for n in theirs]
+    theirs = [name.replace(*pairs[0]).replace(*pairs[1]) for name in names]
+    theirs = [f"model.{n}" if n.startswith(("vision", "multi")) else n for n in theirs]
     theirs = [n.replace("language_model.lm_head", "lm_head") for n in theirs]
-    found = {exporting.hub_name(name, rules) for name in theirs}
-    assert found == {exporting.hub_name(name, rules) for name in hub}
-    assert found < set(wanted)
-    assert {exporting.hub_name(name, rules) for name in wanted} == set(wanted)
+    assert [hub_name(name) for name in theirs] == names
+    assert [hub_name(name) for name in names] == names
 
 
 def test_a_weight_that_nobody_knows_is_refused():
     with pytest.raises(PolicyError, match=r"image_newline: a weight that this version cannot"):
-        exporting.hub_name("image_newline", exporting.HUB_NAMES["llava"])
+        hub_name("image_newline")
 
 
 def test_the_exported_model_computes_what_the_adapted_one_computes(exported):
@@ -284,7 +283,7 @@ def characters(text):
 
 
 def rendered(chat_format, messages, **options):
-    template = exporting.chat_template(chat_format)
+    template = chat_template(chat_format)
     texts, _ = render_jinja_template([messages], chat_template=template, **options)
     return characters(texts[0])[0]
 
@@ -361,7 +360,7 @@ def test_shards_stay_shards_and_the_index_names_every_weight(run, exported, tmp_
     (tmp_path / "out").mkdir()
     model = Policy.load(run / "dpo/checkpoint").model
     model.save_pretrained(tmp_path / "in", max_shard_size="2MB")
-    exporting.write_weights(tmp_path / "in", tmp_path / "out", exporting.HUB_NAMES["llava"])
+    write_weights(tmp_path / "in", tmp_path / "out")
     index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
     assert sorted(index["weight_map"]) == sorted(MLP_NAMES)
     whole = load_file(exported.path / "model.safetensors")
@@ -550,4 +549,4 @@ def test_help_teaches(monkeypatch, capsys):
 
 def test_a_hub_status_is_named():
     error = SimpleNamespace(response=SimpleNamespace(status_code=403))
-    assert exporting.reason(error) == "the hub answered 403"
+    assert uploading.reason(error) == "the hub answered 403"

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from stllava import cli
 from stllava.config import SftSection
 from stllava.errors import PolicyError
-from stllava.policy.inspection import LANGUAGE, PROJECTOR, PROTOTYPES, VISION, inspect_folder
+from stllava.policy.inspection import inspect_folder
+from stllava.policy.inspection.parts import LANGUAGE, PROJECTOR, PROTOTYPES, VISION
 
 SETTINGS = SftSection.model_validate(toy.TRAINING)
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from stllava.cli.checkpoint import doctor, export, inspect
+from stllava.cli.checkpoint import convert, export
 from stllava.cli.loop import (
     STAGE_HELP,
     demo,
@@ -21,6 +21,7 @@ from stllava.cli.loop import (
     status,
     version,
 )
+from stllava.cli.show import doctor, inspect
 from stllava.errors import StllavaError
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ app.command()(report)
 app.command()(status)
 app.command()(recipes)
 app.command(help=_flowing(inspect))(inspect)
+app.command(help=_flowing(convert))(convert)
 app.command(help=_flowing(export))(export)
 app.command(help=_flowing(doctor))(doctor)
 

@@ -1,27 +1,15 @@
-"""Verbs about one checkpoint or this machine: inspect, export, doctor."""
+"""Verbs that write a checkpoint: convert, export."""
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from stllava.cli.console import Bars, quiet_libraries
-from stllava.errors import MissingExtra, RunError
-
-if TYPE_CHECKING:
-    from stllava.policy.inspection import Inspection
-
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
-COLORS = {"ok": "green", "warn": "yellow", "bad": "red"}
-MIB = 2**20
+from stllava.errors import MissingExtra, PolicyError, RunError
 
 
 class Model(StrEnum):
@@ -31,80 +19,65 @@ class Model(StrEnum):
     dpo = "dpo"
 
 
-def inspect(
-    checkpoint: Annotated[Path, typer.Argument(help="folder of a checkpoint or an adapter")],
-    as_json: JsonOption = False,
+class Asker(StrEnum):
+    """How a policy is told to ask; the same words as `chat.Asker`."""
+
+    auto = "auto"
+    token = "token"
+    text = "text"
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="published checkpoint: folder or hub id")],
+    out: Annotated[Path, typer.Argument(help="folder to write; must not exist")],
+    vision: Annotated[
+        str | None, typer.Option(help="vision encoder, if not inside or to be replaced")
+    ] = None,
+    llm: Annotated[
+        str | None, typer.Option(help="language model, if not inside or to be replaced")
+    ] = None,
+    projector: Annotated[
+        str | None, typer.Option(help="projector (folder, file or hub id), likewise")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="what LoRA adapters were trained on and are merged into")
+    ] = None,
+    chat_format: Annotated[
+        str | None,
+        typer.Option(help="how it was prompted, such as v1 or mistral_instruct; else recognised"),
+    ] = None,
+    asker: Annotated[
+        Asker, typer.Option(help="how it asks: as its format says, by <vusr>, or by a text role")
+    ] = Asker.auto,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="read .bin files too, tensors only")
+    ] = False,
 ) -> None:
-    """What a checkpoint or adapter is, read from its headers: nothing is loaded.
+    """Write a checkpoint that others published as a folder that every verb here loads.
 
-    Family, parameters per part, image tokens, conversation format, adapter ranks, where it comes
-    from. Exit code 1 if shards are missing or an adapter never trained (its LoRA B is all zero).
+    LLaVA, SQ-LLaVA, STLLaVA-Med and LLaVA-Med, in one piece, in parts, or as LoRA adapters. Every
+    tensor is accounted for before anything is written; what was left out or merged is printed.
+    Only one shard is in memory at a time.
 
-    Examples: `stllava inspect runs/demo/dpo/checkpoint`, `stllava inspect runs/demo/sft/adapter`.
+    Examples: `stllava convert ZachSun/stllava-med-7b base/med`,
+    `stllava convert ADAPTERS base/sq --base LLM --vision VIT --allow-pickle`. The folder is then
+    a base (--set model.path=base/med); `stllava inspect base/med` says what it is. A hub id is
+    downloaded, pickles only with --allow-pickle; with HF_HUB_OFFLINE=1 only the cache is read.
     """
+    if base is not None and llm is not None:
+        raise PolicyError("--base and --llm name the same part: give one of them")
     try:
-        from stllava.policy.inspection import inspect_folder
+        from stllava.policy import published
     except ImportError as error:
-        raise MissingExtra(error.name or "safetensors", "train") from error
+        raise MissingExtra(error.name or "torch", "train") from error
 
-    found = inspect_folder(checkpoint)
-    if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1))
-    else:
-        for name, text in _described(found):
-            typer.echo(f"{name:<20} {text}".rstrip())
-    if found.problems:
-        raise typer.Exit(1)
-
-
-def _described(found: Inspection) -> list[tuple[str, str]]:
-    kind = f"{found.kind}, {found.family or 'family not known'} ({found.architecture})"
-    rows = [(found.path, ""), ("kind", kind)]
-    if found.layout:
-        rows.append(("layout", found.layout))
-    if found.start:
-        rows.append(("laid over", found.start))
-    for part in found.parts:
-        size = f"{part.parameters:>14,} parameters  {'/'.join(part.dtypes)}"
-        rows.append((part.name, f"{size}  {part.bytes / MIB:,.1f} MiB  {part.tensors} tensors"))
-    total = f"{found.parameters:>14,} parameters"
-    rows.append(("together", f"{total}  {sum(p.bytes for p in found.parts) / MIB:,.1f} MiB"))
-    for adapter in found.adapters:
-        ranks = ", ".join(f"rank {rank} alpha {alpha:g}" for rank, alpha in adapter.settings)
-        trained = f"{adapter.modules - len(adapter.zero_b)} of {adapter.modules} trained"
-        rows.append((f"LoRA {adapter.part}", f"{ranks}; {trained}"))
-    if found.kind == "checkpoint":
-        rows += [("image", _image(found)), ("conversation", _conversation(found))]
-    counts = ", ".join(f"{k} {v}" for k, v in found.provenance.get("counts", {}).items())
-    rest = {k: v for k, v in found.provenance.items() if k not in ("counts", "inputs")}
-    rows += [(name, _plain(value)) for name, value in rest.items()]
-    rows += [("stage counted", counts)] if counts else []
-    return rows + [("PROBLEM", problem) for problem in found.problems]
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {inner}" for key, inner in value.items())
-    return str(value)
-
-
-def _image(found: Inspection) -> str:
-    image = found.image
-    number = image["tokens"] or "a number that depends on the image"
-    text = f"{number} tokens {image['token'] or ''} (id {image['token_id']})"
-    if image["size"]:
-        text += f", {image['size']} x {image['size']} pixels in patches of {image['patch']}"
-    if image["feature_layer"] is not None:
-        text += f", vision layer {image['feature_layer']} ({image['select']})"
-    return text + (f", {image['prototypes']} prototypes" if image["prototypes"] else "")
-
-
-def _conversation(found: Inspection) -> str:
-    chat = found.chat
-    if "user" not in chat:
-        return f"format not known ({chat['format'] or 'no stllava.json'})"
-    roles = f"user {chat['user']!r}, assistant {chat['assistant']!r}, end {chat['end']!r}"
-    return f"{chat['format']}: {roles}, asker {chat['asker']!r} ({chat['asker_is']})"
+    quiet_libraries()
+    report = published.convert(
+        source, out, vision=vision, llm=llm, projector=projector, base=base,
+        chat_format=chat_format, asker=asker.value, allow_pickle=allow_pickle,
+    )  # fmt: skip
+    for line in report.lines():
+        typer.echo(line)
 
 
 def export(
@@ -147,25 +120,3 @@ def export(
         typer.echo("WARNING: its tokenizer makes the processor write other tokens; see README.md")
     if push is not None:
         typer.echo(f"pushed: {exporting.push(found.path, push)}")
-
-
-def doctor(as_json: JsonOption = False) -> None:
-    """Is this machine ready? Versions, missing extras, memory, GPUs, disk, hub; with remedies.
-
-    Works without torch. Exit code 1 if something is bad; a warning is not.
-    """
-    from stllava.doctor import examine
-
-    findings = examine(Path.cwd(), os.environ)
-    if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
-    else:
-        console = Console(highlight=False, soft_wrap=True)
-        for finding in findings:
-            line = Text(f"{finding.level:<5}", style=COLORS[finding.level])
-            line.append(f"{finding.name:<16} {finding.text}", style="default")
-            if finding.remedy:
-                line.append(f" -> {finding.remedy}", style="bold")
-            console.print(line)
-    if any(finding.level == "bad" for finding in findings):
-        raise typer.Exit(1)

@@ -20,6 +20,10 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaModel,
 )
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 
 
 class SqlLavaConfig(LlavaConfig):
@@ -112,12 +116,22 @@ class SqlLavaForConditionalGeneration(LlavaForConditionalGeneration):
 
 
 def register() -> None:
-    """Make the Auto classes know SQ-LLaVA; safe to call twice."""
+    """Make the Auto classes know SQ-LLaVA; safe to call twice.
+
+    Weights are read under LLaVA's key names on the hub too, which exported folders have. The
+    library finds its renamings by model type, and inside the model by the name of the class.
+    """
     AutoConfig.register(SqlLavaConfig.model_type, SqlLavaConfig, exist_ok=True)
     AutoModel.register(SqlLavaConfig, SqlLavaModel, exist_ok=True)
     AutoModelForImageTextToText.register(
         SqlLavaConfig, SqlLavaForConditionalGeneration, exist_ok=True
     )
+    for ours, theirs in (
+        (SqlLavaConfig.model_type, LlavaConfig.model_type),
+        (SqlLavaModel.__name__, LlavaModel.__name__),
+    ):
+        renaming = get_checkpoint_conversion_mapping(theirs)
+        register_checkpoint_conversion_mapping(ours, renaming, overwrite=True)
 
 
 register()

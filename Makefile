@@ -45,8 +45,15 @@ check: .venv/.all ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/.train ## CPU seconds of the projector and of generation against the plain way
-	$(BIN)/python scripts/bench.py $(BENCH_ARGS)
+bench: .venv/.train .venv-trl/.trl ## what sharing saves, against trl and the plain way (docs/performance.md)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+.venv-trl/.trl: constraints.txt
+	$(PYTHON) -m venv .venv-trl
+	@echo '*' > .venv-trl/.gitignore
+	.venv-trl/bin/python -m pip --disable-pip-version-check install $(PIP_ARGS) -c constraints.txt \
+	  torch transformers trl peft datasets pillow safetensors
+	@touch $@
 
 phantom-base: .venv/.train ## train both packaged base policies again, from nothing
 	$(BIN)/python scripts/phantom_base.py --variant prototype --out $(ASSETS)/base-prototype $(BASE_ARGS)

@@ -23,6 +23,7 @@ Asker = Literal["auto", "token", "text"]
 
 IMAGE = "<image>"
 VUSR = "<vusr>"  # the asker's role as one token; the text role of published files is `VUSER:`
+_TOKEN = re.compile(r"<[^<>\s]+>")  # what special tokens look like
 NOT_LEARNED, QUESTION, ANSWER = 0, 1, 2  # codes of `Tokens.learned`: L_vq and L_qa of the paper
 
 
@@ -41,13 +42,19 @@ class ChatFormat:
     between: str = ""  # after `end`, before the next turn
     image: str = f" {IMAGE}\n"  # opens the first question, in place of `blank`
     blank: str = " "  # between a role and what it says; learned with what the policy says
+    lead: str | None = None  # a question's, where it is another than an answer's `blank`
     apart: bool = False  # text before and after <s> and the image tokenized apart, as LLaVA does
 
     @property
     def control(self) -> tuple[str, ...]:
         """Tokens of this format that no text may spell, such as `</s>` and `<vusr>`."""
         roles = self.system + self.user + self.asker + self.assistant + self.end
-        return tuple(dict.fromkeys(re.findall(r"<[^<>\s]+>", roles)))
+        return tuple(dict.fromkeys(_TOKEN.findall(roles)))
+
+    @property
+    def before_question(self) -> str:
+        """What stands between a role and the question, if no image does."""
+        return self.blank if self.lead is None else self.lead
 
     @property
     def asked_by(self) -> Literal["token", "text"]:
@@ -162,7 +169,9 @@ class Chat:
         for j, (turn, by_asker) in enumerate(zip(turns, asked, strict=True)):
             pieces += self._between(j)
             pieces += self._question(turn, first=j == 0, by_asker=by_asker)
-            pieces.append(_Piece(self.format.assistant))
+            # What the asker says is closed already, where the format closes every question.
+            opening = self.format.assistant.removeprefix(self.format.end if by_asker else "")
+            pieces.append(_Piece(opening))
             pieces += self._spoken(turn.answer or "", turn.answer_ids, ANSWER)
         return self._tokens(pieces)
 
@@ -194,29 +203,25 @@ class Chat:
     def _question(self, turn: Turn, *, first: bool, by_asker: bool) -> list[_Piece]:
         image = self._image_in_turn(first=first)
         if by_asker:
-            spoken = self._spoken(turn.question, turn.question_ids, QUESTION, glue=not image)
+            before = "" if image else self.format.before_question
+            spoken = self._spoken(turn.question, turn.question_ids, QUESTION, before)
             return [_Piece(self.format.asker + image), *spoken]
-        return [
-            _Piece(self.format.user + (image or self.format.blank) + self._clean(turn.question))
-        ]
+        before = image or self.format.before_question
+        return [_Piece(self.format.user + before + self._clean(turn.question))]
 
     def _spoken(
-        self, text: str, ids: tuple[int, ...] | None, learned: int, *, glue: bool = True
+        self, text: str, ids: tuple[int, ...] | None, learned: int, before: str | None = None
     ) -> list[_Piece]:
         if ids is not None:
             return [_Piece("", learned, ids)]
         # The blank is the speaker's: prompts end before it, and not every token swallows it.
-        said = (
-            (self.format.blank if glue else "")
-            + self._clean(text)
-            + self.format.gap
-            + self.format.end
-        )
+        before = self.format.blank if before is None else before
+        said = before + self._clean(text) + self.format.gap + self.format.end
         return [_Piece(said, learned)]
 
     def _clean(self, text: str) -> str:
         """Text without the format's own control tokens: data must not open or close a turn."""
-        for token in (IMAGE, self.image_text, *self.format.control):
+        for token in (IMAGE, *_TOKEN.findall(self.image_text), *self.format.control):
             text = text.replace(token, " ")
         return text.strip()
 

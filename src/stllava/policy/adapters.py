@@ -17,10 +17,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from stllava.config import LoraSection, TrainSection
+from stllava.config import LoraSection, SftSection, TrainSection
 from stllava.errors import PolicyError
 from stllava.policy.families import LLAVA, Family, family_of, lora_targets, projector_modules
 from stllava.policy.policy import Policy
+from stllava.policy.published.asker import UNTRAINED, asker_token_indices
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,14 @@ def _peft_config(policy: Policy, targets: list[str], settings: TrainSection) -> 
         rank_pattern={vision: lora.vit_rank} if lora.vit_rank else {},
         alpha_pattern={vision: lora.vit_alpha} if lora.vit_rank else {},
         modules_to_save=projector_modules(policy.core) if settings.train_projector else None,
+        trainable_token_indices=_new_rows(policy, settings),
     )
+
+
+def _new_rows(policy: Policy, settings: TrainSection) -> dict[str, list[int]] | None:
+    """The embedding row of a <vusr> that no training has seen, where this one will."""
+    asks = isinstance(settings, SftSection) and settings.question_ratio > 0
+    return asker_token_indices(policy) if asks and policy.provenance.get(UNTRAINED) else None
 
 
 def set_dropout(policy: Policy, lora: LoraSection) -> None:
@@ -126,6 +134,8 @@ def merge(policy: Policy, probe: Callable[[], Tensor]) -> float:
     policy.model.eval()
     with torch.inference_mode():
         before = probe()
+    if policy.model.peft_config["default"].trainable_token_indices:
+        policy.provenance.pop(UNTRAINED, None)
     policy.model = policy.model.merge_and_unload()
     with torch.inference_mode():
         after = probe()

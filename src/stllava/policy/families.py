@@ -44,7 +44,8 @@ class Family:
         between = " and ".join(self.projector)
         return (
             f"vision encoder {self.vision}.{self.blocks}, projector {between}, "
-            f"language model {self.language}.{self.layers}"
+            f"language model {self.language}.{self.layers}, pictures of {self.image_side} pixels "
+            f"written as {self.image_text}"
         )
 
 
@@ -64,6 +65,7 @@ INTERNVL = replace(
     blocks="layer",
     template_image="<IMG_CONTEXT>",
     image_text="<img><IMG_CONTEXT></img>",
+    image_side=448,  # one tile, also where the processor cuts larger pictures
 )
 IDEFICS = Family("vision_model", "layers", "text_model", "layers", ("connector",), crops=True)
 _QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -98,13 +100,18 @@ def family_of(core: Any) -> Family:
 
 def _inspect(core: Any) -> Family:
     """The part with a convolution sees, the decoder speaks, what is left of the rest projects."""
+    kind = core.config.model_type
+    if not (hasattr(core, "model") and hasattr(core.config, "image_token_id")):
+        raise PolicyError(
+            f"{kind}: no module `model` or no token for images; this family is not supported"
+        )
     children = dict(core.model.named_children())
     decoder = core.get_decoder()
     language = next((name for name, module in children.items() if module is decoder), None)
     seeing = [name for name, module in children.items() if _has_convolution(module)]
     if language is None or len(seeing) != 1:
         raise PolicyError(
-            f"{core.config.model_type}: cannot tell the vision encoder from the language model "
+            f"{kind}: cannot tell the vision encoder from the language model "
             f"among {', '.join(children)}; this family is not supported"
         )
     vision = seeing[0]
@@ -120,13 +127,14 @@ def _inspect(core: Any) -> Family:
     ]
     found = tuple(projector or inside)
     if not found:
-        raise PolicyError(f"{core.config.model_type}: no projector found; not supported")
+        raise PolicyError(f"{kind}: no projector found; this family is not supported")
     return Family(
         vision,
         _longest_list(children[vision]),
         language,
         _longest_list(children[language]),
         found,
+        image_side=448,  # not in the paper: a picture of any size takes equally many tokens
         inferred=True,
     )
 
@@ -164,9 +172,9 @@ def _layer_list(part: nn.Module, list_name: str) -> list[nn.Module]:
 def num_vision_layers(core: Any) -> int:
     """Vision layers whose output reaches the language model; later ones would train nothing."""
     depth = len(vision_layers(core))
-    layer = getattr(core.config, "vision_feature_layer", -1)
-    last = max(layer) if isinstance(layer, list) else layer
-    return last if last >= 0 else depth + 1 + last
+    layers = getattr(core.config, "vision_feature_layer", -1)
+    chosen = layers if isinstance(layers, (list, tuple)) else [layers]
+    return max(layer if layer >= 0 else depth + 1 + layer for layer in chosen)
 
 
 def projector_modules(core: Any) -> list[str]:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image as PILImage
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from stllava.chat import FORMATS, IMAGE, V1, ChatFormat
 from stllava.errors import PolicyError
 from stllava.policy.families import Family, family_of
+from stllava.policy.parts import load_parts
 from stllava.policy.policy import CARD, Policy
 from stllava.policy.published.asker import add_asker_token
-from stllava.policy.published.layout import recognise
+from stllava.policy.published.layout import read_config, recognise
 from stllava.policy.template import Message, format_from_template
 from stllava.tree import rules_of
 
@@ -43,40 +44,31 @@ def load_policy(
     conversations cannot be told.
     """
     path = Path(path)
-    if foreign := recognise(path):
+    foreign = recognise(path)
+    if foreign and foreign.kind != "hf":
         raise PolicyError(foreign.remedy)
     if not (path / "config.json").is_file():
         raise PolicyError(f"{path}: no config.json; give the folder of a saved checkpoint")
+    kind = str(read_config(path).get("model_type"))
+    if reason := UNSUPPORTED.get(kind):
+        raise PolicyError(f"{path}: {kind} is not supported: {reason}")
     card = _read_card(path)
-    model, tokenizer, processor = _load_parts(path, dtype)
-    if reason := UNSUPPORTED.get(model.config.model_type):
-        raise PolicyError(f"{path}: {model.config.model_type} is not supported: {reason}")
+    model, tokenizer, processor = load_parts(path, dtype)
+    tokenizer.chat_template = _template(path) or tokenizer.chat_template
     family = family_of(model)
-    if family.inferred:
-        kind = model.config.model_type
+    if family.inferred:  # its chat template is taken to write the image token itself
+        token = tokenizer.convert_ids_to_tokens(model.config.image_token_id)
+        family = replace(family, template_image=token, image_text=token)
         log.warning("%s: family %s is not listed; inferred: %s", path, kind, family)
     form = _format_of(card, tokenizer, path, family)
     policy = Policy(
         model.to(device).eval(), tokenizer, processor, form, card or {}, rules_of(model.config)
     )
     policy.image_side = image_side or (card or {}).get("image_side") or family.image_side
-    policy.image_text, policy.num_image_tokens = image_layout(policy)
+    policy.image_text, policy.num_image_tokens = image_layout(policy, family)
     if card is None and form.asked_by == "token":
         add_asker_token(policy)
     return policy
-
-
-def _load_parts(path: Path, dtype: str) -> tuple[Any, Any, Any]:
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        processor = AutoImageProcessor.from_pretrained(path, backend="pil", local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise PolicyError(f"{path}: cannot be loaded as a policy: {first_line}") from error
-    return model, tokenizer, processor
 
 
 def _read_card(path: Path) -> dict[str, Any] | None:
@@ -88,6 +80,15 @@ def _read_card(path: Path) -> dict[str, Any] | None:
         known = ", ".join(sorted(FORMATS))
         raise PolicyError(f"{file}: chat_format {card.get('chat_format')!r} is not one of {known}")
     return card
+
+
+def _template(path: Path) -> str | None:
+    """The processor's, where it has its own: the tokenizer's may not know images."""
+    if (path / "chat_template.jinja").is_file():
+        return None  # the tokenizer has read it
+    files = ("chat_template.json", "processor_config.json")
+    found = (read_config(path, name).get("chat_template") for name in files)
+    return next((str(template) for template in found if template), None)
 
 
 def _format_of(
@@ -108,18 +109,27 @@ def _format_of(
         )
         return text
 
+    added = tokenizer.added_tokens_decoder.values()
+    specials = [*tokenizer.all_special_tokens, *(t.content for t in added if t.special)]
     try:
-        return format_from_template(
-            render,
-            specials=tokenizer.all_special_tokens,
-            image=family.template_image,
-            where=str(path),
+        form = format_from_template(
+            render, specials=specials, image=family.template_image, where=str(path)
         )
     except PolicyError:
         # llava-hf's template of LLaVA 1.5 closes answers with a blank; the model learned `</s>`.
         if family_is_vicuna(tokenizer):
             return V1
         raise
+    return _begun(form, tokenizer)
+
+
+def _begun(form: ChatFormat, tokenizer: Any) -> ChatFormat:
+    """With the token that the tokenizer puts before every text, if the template does not."""
+    begin = tokenizer.bos_token
+    adds = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    if not (begin and adds) or form.system.startswith(begin):
+        return form
+    return replace(form, system=begin + form.system)
 
 
 def family_is_vicuna(tokenizer: Any) -> bool:
@@ -129,13 +139,13 @@ def family_is_vicuna(tokenizer: Any) -> bool:
 
 
 @torch.no_grad()
-def image_layout(policy: Policy) -> tuple[str, int]:
+def image_layout(policy: Policy, family: Family) -> tuple[str, int]:
     """What an image is in a text, and how many tokens the model puts there.
 
     Counted by the model itself on a blank picture: every picture is padded to a square and brought
     to one size, so all take as many.
     """
-    core, family = policy.core, family_of(policy.core)
+    core = policy.core
     if core.config.model_type in ("llava", "sqllava"):
         return IMAGE, int(core.config.image_seq_length)
     side = policy.image_side or 64

@@ -133,8 +133,11 @@ class Policy:
         return dict(self.image_processor(squares, return_tensors="pt", **crops))
 
     def asked_for(self, processed: dict[str, Any]) -> dict[str, Tensor]:
-        """Of what the processor says, what the model's forward takes."""
-        asked = signature(self.core.model.forward).parameters
+        """Of what the processor says, what the model's forward takes, image by image.
+
+        Not how many images a text has (LLaVA-OneVision): it has one.
+        """
+        asked = set(signature(self.core.model.forward).parameters) - {"batch_num_images"}
         return {name: value for name, value in processed.items() if name in asked}
 
     def pack(
@@ -161,8 +164,9 @@ class Policy:
             positions_of=positions_of,
             multiple_of=128 if self.device.type == "cuda" else 1,  # FlexAttention's block size
         )
-        places = cast(tuple[tuple[str, Any], ...], batch.images)
-        batch.vision = stack_images([vision[image] for image, _ in places])
+        names = [image for image, _ in cast(tuple[tuple[str, Any], ...], batch.images)]
+        batch.images = tuple(names)
+        batch.vision = stack_images([vision[name] for name in names])
         return batch
 
     def _key(self, text: Learnable, image: str) -> tuple[str, tuple[int, ...]]:

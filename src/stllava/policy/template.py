@@ -30,51 +30,56 @@ def format_from_template(
     try:
         bare = render([_user(FIRST[0])], False)
         with_image = render([_user(FIRST[0], image=True)], False)
-        whole = render(_dialogue(image=False), False)
+        whole = render(_dialogue(), False)
         opened = render([_user(FIRST[0])], True)
     except Exception as error:  # a template may raise anything
         raise PolicyError(f"{where}: its chat template fails: {error}") from error
-    before = bare.partition(FIRST[0])[0]
-    between = whole.partition(FIRST[1])[2].partition(SECOND[0])[0]  # end, and the next question
+    before, answered = bare.partition(FIRST[0])[0], _inside(whole, FIRST[0], FIRST[1])
+    after = _inside(whole, FIRST[1], SECOND[0])  # end, and the next question
     assistant = opened.partition(FIRST[0])[2]
-    end = next((token for token in specials if token and between.startswith(token)), "")
+    if answered.split() == assistant.split() and not answered.startswith(assistant):
+        # llava-hf's OneVision: `assistant \n` before a given answer, `assistant\n` before a new one
+        whole, answered = whole.replace(answered, assistant), assistant
+    end = next((token for token in specials if token and after.startswith(token)), "")
     if not end:
         raise PolicyError(
-            f"{where}: its chat template closes an answer with {between[:20]!r} instead of a "
-            "special token; such a policy would never learn to stop"
+            f"{where}: its chat template closes an answer with {after[:20]!r} instead of a special "
+            "token; such a policy would never learn to stop; correct the template"
         )
-    user = _common_end(before, between[len(end) :])
+    image_before = with_image.partition(FIRST[0])[0]
+    start = _common_start(before, image_before)
+    lead = before[len(start) :]
+    turn = after[len(end) :].removesuffix(lead)
+    user = _common_end(start, turn)
     form = ChatFormat(
         name="template",
-        system=before.removesuffix(user),
+        system=start.removesuffix(user),
         user=user,
         asker=user + VUSR,
         assistant=assistant,
         end=end,
-        between=between[len(end) :].removesuffix(user),
-        image=_added(before, with_image.partition(FIRST[0])[0]).replace(image, IMAGE),
-        blank="",
+        between=turn.removesuffix(user),
+        image=image_before[len(start) :].replace(image, IMAGE),
+        blank=answered.removeprefix(assistant),
+        lead=lead,
     )
-    same = written(form, image=False) == whole.partition(SECOND[1])[0]
+    same = written(form) == whole.partition(SECOND[1])[0]
     if not (same and assistant and form.image.count(IMAGE) == 1):
         raise PolicyError(f"{where}: its chat template cannot be expressed as a chat format")
     return form
 
 
-def written(form: ChatFormat, *, image: bool) -> str:
+def written(form: ChatFormat) -> str:
     """The two sentinel turns as the format writes them, up to the second answer."""
-    first = form.image if image else form.blank  # the image stands in place of the blank
+    ask, answer = form.user + form.before_question, form.assistant + form.blank
     return (
-        f"{form.system}{form.user}{first}{FIRST[0]}{form.assistant}{form.blank}{FIRST[1]}"
-        f"{form.gap}{form.end}{form.between}{form.user}{form.blank}{SECOND[0]}{form.assistant}"
-        f"{form.blank}"
+        f"{form.system}{ask}{FIRST[0]}{answer}{FIRST[1]}{form.end}"
+        f"{form.between}{ask}{SECOND[0]}{answer}"
     )
 
 
-def _added(bare: str, with_image: str) -> str:
-    """What an image puts before the question."""
-    start = len(_common_start(bare, with_image))
-    return with_image[start : len(with_image) - (len(bare) - start)]
+def _inside(text: str, left: str, right: str) -> str:
+    return text.partition(left)[2].partition(right)[0]
 
 
 def _common_end(one: str, other: str) -> str:
@@ -91,9 +96,9 @@ def _user(text: str, *, image: bool = False) -> Message:
     return {"role": "user", "content": [*picture, {"type": "text", "text": text}]}
 
 
-def _dialogue(*, image: bool) -> list[Message]:
+def _dialogue() -> list[Message]:
     said = [
         {"role": "assistant", "content": [{"type": "text", "text": answer}]}
         for answer in (FIRST[1], SECOND[1])
     ]
-    return [_user(FIRST[0], image=image), said[0], _user(SECOND[0]), said[1]]
+    return [_user(FIRST[0]), said[0], _user(SECOND[0]), said[1]]

@@ -11,6 +11,8 @@ from stllava.chat import VUSR, Asker, with_asker
 if TYPE_CHECKING:
     from stllava.policy.policy import Policy
 
+UNTRAINED = "asker_untrained"  # in the card, until a training has seen <vusr>
+
 
 def set_asker(policy: Policy, asker: Asker) -> None:
     """Let the asker speak as a recipe says, in place; call before adapters.
@@ -36,6 +38,7 @@ def add_asker_token(policy: Policy) -> bool:
             {"additional_special_tokens": [VUSR]}, replace_extra_special_tokens=False
         )
         _grow(policy)
+        policy.provenance[UNTRAINED] = True
     policy.format = with_asker(policy.format, "token")
     policy.provenance["asker"] = "token"
     return new

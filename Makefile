@@ -7,6 +7,7 @@ RUN ?= runs/demo
 BASE_ARGS ?=
 BENCH_ARGS ?=
 RESULTS_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS) -c constraints.txt
@@ -35,7 +36,7 @@ demo: .venv/.train ## the whole loop on drawn images, on a CPU, into RUN (runs/d
 	$(BIN)/stllava demo --run $(RUN)
 
 test: .venv/.all ## the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 test-slow: .venv/.all ## the slow tests; having none is no failure (pytest's exit code 5)
 	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
@@ -64,4 +65,4 @@ results: .venv/.train ## the demo over several seeds, with its controls: docs/de
 
 clean: ## remove caches and builds; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -28,8 +28,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from stllava.chat import IMAGE, STLLAVA
 from stllava.config import DpoSection, LoraSection, TrainSection
+from stllava.formats import IMAGE, STLLAVA
 from stllava.policy import adapters
 from stllava.policy.policy import Policy
 from stllava.records import Draw, Preference

@@ -39,7 +39,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from stllava.chat import STLLAVA, Tokens
+from stllava.chat import Tokens
+from stllava.formats import STLLAVA
 from stllava.phantom import general, talk, world
 from stllava.phantom.vocab import GENERAL, MEDICAL
 from stllava.policy.policy import Policy

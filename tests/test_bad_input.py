@@ -9,10 +9,11 @@ import pytest
 from PIL import Image as PILImage
 from servers import chat_server
 
-from stllava.config import Recipe, load_recipe
+from stllava.config import Recipe
 from stllava.errors import DataError, RecipeError, RunError
 from stllava.files import write_json
 from stllava.pipeline import Job, judge, prefer, prepare
+from stllava.recipe import load_recipe
 from stllava.records import Answers, Draw, Dropped, Image, Verdict
 from stllava.run import Run
 

@@ -28,6 +28,8 @@ SHALLOW = model.MID._replace(
 )
 
 
+torch.set_num_threads(1)  # as toy: several threads on small tensors mostly wait for each other
+
 # trl and PEFT call names that transformers is about to change; not ours to fix.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -117,7 +119,10 @@ def test_projector_runs():
     assert set(projector.run(rounds=1, sizes=((1, 16, 32),))) == {(1, 16, 32)}
 
 
-@pytest.mark.parametrize("shape", sorted(gpu.SHAPES))
+@pytest.mark.parametrize(
+    "shape",
+    ["llava-7b", *(pytest.param(s, marks=pytest.mark.slow) for s in ("qwen-4b", "gemma-4b"))],
+)
 def test_the_program_for_a_gpu_runs_at_toy_size_and_agrees_with_trl(shape):
     pytest.importorskip("trl")
     rows = gpu.run(shape, rounds=1, tiny=True)

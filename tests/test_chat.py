@@ -7,8 +7,9 @@ import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stllava.chat import ANSWER, NOT_LEARNED, QUESTION, STLLAVA, Chat
+from stllava.chat import ANSWER, NOT_LEARNED, QUESTION, Chat
 from stllava.errors import DataError
+from stllava.formats import STLLAVA
 from stllava.records import Turn
 
 # As published LLaVA checkpoints write it: system text first, the image inside the first question.

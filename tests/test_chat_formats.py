@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from stllava.chat import ANSWER, FORMATS, NOT_LEARNED, QUESTION, Chat, with_asker
+from stllava.chat import ANSWER, NOT_LEARNED, QUESTION, Chat
 from stllava.errors import RecipeError
+from stllava.formats import FORMATS, with_asker
 from stllava.records import Turn
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -7,7 +7,7 @@ import pytest
 from test_published import assert_same, card_of, model, write_lora, write_whole
 
 from stllava import __version__
-from stllava.config import packaged_recipes
+from stllava.recipe import packaged_recipes
 
 
 def stllava(*args, cwd=None):

@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from stllava.config import Recipe, load_recipe, override, packaged_recipes
+from stllava.config import Recipe
 from stllava.errors import RecipeError
+from stllava.recipe import load_recipe, override, packaged_recipes
 
 
 def write(folder, name, **content):

@@ -17,15 +17,16 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from stllava import cli
-from stllava.chat import FORMATS, STLLAVA, Chat, ChatFormat
-from stllava.config import load_recipe
+from stllava.chat import Chat
 from stllava.errors import PolicyError, RunError
+from stllava.formats import FORMATS, STLLAVA, ChatFormat
 from stllava.pipeline import STAGES, Job
 from stllava.pipeline import export as exporting
 from stllava.pipeline.export import hub as uploading
 from stllava.pipeline.export.template import chat_template
 from stllava.pipeline.export.weights import hub_name, write_weights
 from stllava.policy.policy import Policy
+from stllava.recipe import load_recipe
 from stllava.records import Conversation, Draw, Preference, Turn
 from stllava.run import Run
 

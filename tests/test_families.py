@@ -19,7 +19,7 @@ import transformers as tf
 from torch import Tensor
 from toy import IMAGE, open_image, tokenizer
 
-from stllava.chat import STLLAVA
+from stllava.formats import STLLAVA
 from stllava.generation.decode import RepeatedStreams, SharedStreams
 from stllava.policy.policy import Policy
 from stllava.tree import (

@@ -16,7 +16,7 @@ from stages import compute_reference, dpo_settings, run_training, sft_settings
 from toy import conversations, open_image, scorer_of
 from vlms import PROCESSORS, VLMS, load
 
-from stllava.chat import V1, VUSR
+from stllava.formats import V1, VUSR
 from stllava.generation.hf import PolicyGenerator
 from stllava.generation.protocol import Sampling
 from stllava.policy import adapters

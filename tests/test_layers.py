@@ -18,6 +18,8 @@ LAYERS = {
     "stllava.records": 1,
     "stllava.config": 1,
     "stllava.prompts": 1,
+    "stllava.formats": 1,
+    "stllava.recipe": 1,
     "stllava.chat": 2,
     "stllava.images": 2,
     "stllava.files": 2,

@@ -35,8 +35,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from stllava.chat import FORMATS, IMAGE, VUSR
 from stllava.errors import PolicyError, RecipeError
+from stllava.formats import FORMATS, IMAGE, VUSR
 from stllava.policy.policy import Policy
 from stllava.policy.published import (
     add_asker_token,

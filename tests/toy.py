@@ -23,8 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from stllava.chat import STLLAVA
 from stllava.config import DpoSection, LoraSection, SftSection
+from stllava.formats import STLLAVA
 from stllava.policy import adapters
 from stllava.policy.policy import Policy
 from stllava.policy.scorer import TokenScorer

@@ -99,9 +99,9 @@ def export(
     the base is a plain LLaVA (model.path=base-mlp). Nothing is uploaded without --push; the token
     is the one of `hf auth login` or HF_TOKEN.
     """
-    from stllava.config import load_recipe
     from stllava.pipeline import Job
     from stllava.pipeline import export as exporting
+    from stllava.recipe import load_recipe
     from stllava.run import Run
 
     if not (run / "recipe.yaml").is_file():

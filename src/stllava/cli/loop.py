@@ -76,9 +76,9 @@ def _run(
     redo: str | None = None,
     stages: tuple[str, ...] | None = None,
 ) -> None:
-    from stllava.config import load_recipe
     from stllava.files import disk_errors
     from stllava.pipeline import STAGES, Job, run_controls, self_train
+    from stllava.recipe import load_recipe
     from stllava.run import Run
 
     resolved = load_recipe(recipe, overrides or [])
@@ -141,7 +141,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="print this one, to edit")] = None,
 ) -> None:
     """List the packaged recipes, or print one."""
-    from stllava.config import load_recipe, packaged_recipes
+    from stllava.recipe import load_recipe, packaged_recipes
 
     known = packaged_recipes()
     if name is None:

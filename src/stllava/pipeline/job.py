@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from PIL import Image as PILImage
 
-from stllava.config import Recipe, override
+from stllava.config import Recipe
 from stllava.errors import MissingExtra, PolicyError, RecipeError
 from stllava.files import read_json
 from stllava.images import open_image, resolve
+from stllava.recipe import override
 from stllava.records import Image
 from stllava.run import Run
 from stllava.stage import Stage

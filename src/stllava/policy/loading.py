@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from PIL import Image as PILImage
 
-from stllava.chat import FORMATS, IMAGE, V1, ChatFormat
 from stllava.errors import PolicyError
+from stllava.formats import FORMATS, IMAGE, V1, ChatFormat
 from stllava.policy.families import Family, family_of
 from stllava.policy.parts import load_parts
 from stllava.policy.policy import CARD, Policy

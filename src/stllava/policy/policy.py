@@ -18,7 +18,8 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from stllava.chat import ANSWER, FORMATS, IMAGE, Chat, ChatFormat, Tokens
+from stllava.chat import ANSWER, Chat, Tokens
+from stllava.formats import FORMATS, IMAGE, ChatFormat
 from stllava.images import pad_to_square
 from stllava.policy import sqllava  # noqa: F401  (registers SQ-LLaVA with the Auto classes)
 from stllava.policy.families import family_of, num_vision_layers, vision_layers

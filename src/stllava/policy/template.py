@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
-from stllava.chat import IMAGE, VUSR, ChatFormat
 from stllava.errors import PolicyError
+from stllava.formats import IMAGE, VUSR, ChatFormat
 
 Message = dict[str, Any]
 Render = Callable[[Sequence[Message], bool], str]  # messages, whether to open the answer

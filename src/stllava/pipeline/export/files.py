@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stllava.chat import FORMATS, IMAGE
 from stllava.files import read_json, write_json, write_text
+from stllava.formats import FORMATS, IMAGE
 from stllava.pipeline.export.template import chat_template
 
 

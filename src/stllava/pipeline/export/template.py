@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from stllava.chat import IMAGE, ChatFormat
+from stllava.formats import IMAGE, ChatFormat
 
 TEMPLATE = """\
 {#- Written by stllava. Roles: user, assistant, asker (a question that the model asks itself).

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stllava.chat import FORMATS, IMAGE
 from stllava.errors import DataError
 from stllava.files import read_json
+from stllava.formats import FORMATS, IMAGE
 
 
 def image(path: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stllava.chat import VUSR, Asker, with_asker
+from stllava.formats import VUSR, Asker, with_asker
 
 if TYPE_CHECKING:
     from stllava.policy.policy import Policy

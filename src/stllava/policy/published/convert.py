@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from stllava.chat import FORMATS, Asker, ChatFormat, with_asker
 from stllava.errors import PolicyError
 from stllava.files import disk_errors
+from stllava.formats import FORMATS, Asker, ChatFormat, with_asker
 from stllava.policy.published.hub import resolve_checkpoint
 from stllava.policy.published.keys import PARTS, account, canonical
 from stllava.policy.published.layout import Layout, read_config, recognise

@@ -16,8 +16,8 @@ from transformers import (
     MistralConfig,
 )
 
-from stllava.chat import MISTRAL, V1, V1_SQ, ChatFormat
 from stllava.errors import PolicyError
+from stllava.formats import MISTRAL, V1, V1_SQ, ChatFormat
 from stllava.policy.published.keys import Shape, canonical
 from stllava.policy.published.layout import LLAVA_TYPES, TEXT_MODELS, read_config
 from stllava.policy.sqllava import SqlLavaConfig, SqlLavaForConditionalGeneration

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from transformers import AutoTokenizer, CLIPImageProcessorPil, PreTrainedTokenizerFast
 
-from stllava.chat import IMAGE, VUSR, ChatFormat
 from stllava.errors import PolicyError
+from stllava.formats import IMAGE, VUSR, ChatFormat
 from stllava.policy.published.layout import read_config
 
 TOKENIZER_FILES = (

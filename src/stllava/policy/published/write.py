@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stllava.chat import IMAGE
 from stllava.errors import PolicyError
 from stllava.files import sha256
+from stllava.formats import IMAGE
 from stllava.policy.published.keys import PARTS, VOCABULARY, Offer, Plan
 from stllava.policy.published.lora import Adapters
 from stllava.policy.published.model import Blueprint

@@ -607,6 +607,7 @@ def test_the_card_records_how_the_asker_speaks(tmp_path, kind, asker):
     policy = Policy.load(tmp_path / "out")
     assert policy.format.asked_by == card_of(tmp_path / "out")["asker"] == report.asker == asker
     assert (VUSR in policy.tokenizer.get_vocab()) == (asker == "token")
+    assert policy.provenance.get("asker_untrained", False) == (asker == "token")
     prompt = policy.chat.prompt([TURN], "asker").ids
     ending = policy.tokenizer.decode(prompt[-8:])
     assert ending.endswith("USER: <vusr>" if asker == "token" else "VUSER:")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from stllava.errors import PolicyError
 from stllava.files import sha256
-from stllava.formats import IMAGE
+from stllava.formats import IMAGE, VUSR
+from stllava.policy.published.asker import UNTRAINED
 from stllava.policy.published.keys import PARTS, VOCABULARY, Offer, Plan
 from stllava.policy.published.lora import Adapters
 from stllava.policy.published.model import Blueprint
@@ -140,6 +141,8 @@ def write_card(folder: Path, name: str, work: Work, report: Report) -> None:
         },
         "added_tokens": list(report.added_tokens),
     }
+    if VUSR in report.added_tokens:
+        card[UNTRAINED] = True  # the next training learns its row
     if report.lora is not None:
         card["lora"] = {**report.lora._asdict(), "vit_untrained": report.lora.vit_untrained}
     _write_json(folder / "stllava.json", card)

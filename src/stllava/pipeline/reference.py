@@ -61,7 +61,10 @@ def _try_recorded(
         if wanted == "recorded":
             raise
         objective.reference = {}
-        job.reporter.note(f"reference recorded while sampling is not used ({error}): computed anew")
+        found_off = str(error).partition(": the reference is not")[0].removeprefix("dpo: ")
+        job.reporter.note(
+            f"reference recorded while sampling is not used ({found_off}): computed anew"
+        )
         return False
     return True
 

@@ -117,7 +117,7 @@ def _format_of(
         )
     except PolicyError:
         # llava-hf's template of LLaVA 1.5 closes answers with a blank; the model learned `</s>`.
-        if family_is_vicuna(tokenizer):
+        if _is_vicuna(tokenizer):
             return V1
         raise
     return _begun(form, tokenizer)
@@ -132,7 +132,7 @@ def _begun(form: ChatFormat, tokenizer: Any) -> ChatFormat:
     return replace(form, system=begin + form.system)
 
 
-def family_is_vicuna(tokenizer: Any) -> bool:
+def _is_vicuna(tokenizer: Any) -> bool:
     """Whether the template writes `USER:` and `ASSISTANT:` and the tokenizer closes with `</s>`."""
     template = str(tokenizer.chat_template)
     return "ASSISTANT:" in template and tokenizer.eos_token == V1.end

@@ -32,12 +32,41 @@ class ModelSection(Section):
     threads: int = Field(0, ge=0)  # CPU threads; 0: all
 
 
-class DataSection(Section):
-    """Where images, instruction data and benchmark questions come from."""
+class PlaceSection(Section):
+    """Where a data set lies and how its file is to be read."""
 
-    source: Literal["phantom", "vqa-rad", "llava", "folder"] = "folder"
-    root: str | None = None  # folder of the source
-    file: str | None = None  # llava: the JSON or JSONL of conversations
+    root: str | None = None  # folder of the data set, or of its images
+    file: str | None = None  # where the form has one: conversations, questions, a table
+    language: Literal["en", "zh", "all"] = "en"  # SLAKE has two
+    columns: dict[str, str] = {}  # tables: our field -> their column
+    mapping: str | None = None  # labels: the file that says what the columns mean
+    restated: bool = False  # VQA-RAD's 3,064-question form, which restates its test questions
+
+
+class SourceSection(PlaceSection):
+    """Images, and instruction data where there are any."""
+
+    source: Literal[
+        "phantom", "vqa-rad", "slake", "path-vqa", "llava", "messages", "parquet", "table",
+        "labels", "reports", "folder",
+    ] = "folder"  # fmt: skip
+
+
+class BenchmarkSection(PlaceSection):
+    """Questions with reference answers. `root` None: the one of the data."""
+
+    benchmark: Literal[
+        "phantom", "vqa-rad", "slake", "path-vqa", "llava-med", "jsonl", "table", "choice",
+        "parquet", "labels", "none",
+    ] = "none"  # fmt: skip
+    split: Literal["train", "validation", "test"] = "test"
+
+
+class DataSection(SourceSection):
+    """Where images and instruction data come from."""
+
+    also: tuple[SourceSection, ...] = ()  # further sources
+    sample: int | None = Field(None, ge=1)  # use so many images, by seed, stratified by source
     # Several turns about an image: one text in which later ones follow earlier ones, or a text each
     group: Literal["turns", "records"] = "turns"
     preference_images: int = Field(10_000, ge=0)  # stage 2 asks about so many (paper: 10k)
@@ -171,11 +200,11 @@ class DpoSection(TrainSection):
     reference: Literal["auto", "recorded", "computed", "online"] = "auto"
 
 
-class EvalSection(Section):
-    """Which checkpoints answer which benchmark."""
+class EvalSection(BenchmarkSection):
+    """Which checkpoints answer which benchmarks."""
 
+    also: tuple[BenchmarkSection, ...] = ()  # further benchmarks
     models: tuple[Literal["base", "sft", "dpo"], ...] = ("base", "sft", "dpo")
-    benchmark: Literal["phantom", "vqa-rad", "none"] = "none"
     max_tokens: int = 64
     limit: int | None = None  # only the first so many questions, for a quick look
 

@@ -24,14 +24,17 @@ class Image(Record):
     """One image file and what was done to it before a model sees it."""
 
     id: str
-    path: str  # relative to image_root in the settings of prepare/plan.json
+    path: str  # relative to the folder that `root` names
     sha256: str  # of the file's bytes
     width: int  # pixels
     height: int  # pixels
     group: str  # patient or case: splits, intervals and leak checks go by it
     source: str  # where it came from: "vqa-rad", "folder", "phantom", ...
     mapping: str = "none"  # how stored values became 8-bit ones
-    full_path: str | None = None  # 16-bit copy for review, if kept
+    full_path: str | None = None  # 16-bit copy for review, if kept, in the run directory
+    root: str = "data"  # key of `image_roots` in the settings of prepare/plan.json
+    pixels_sha256: str = ""  # of the 8-bit RGB view: equal pictures in different files
+    perceptual_hash: str = ""  # 64 bits in hex: near-duplicates differ in few of them
 
 
 class Turn(Record):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from stllava.metrics.closed import YES_NO, is_yes_no
-from stllava.records import VQASample
+from stllava.records import Dropped, VQASample
 from stllava.sources import SourceImage
 
 
@@ -18,6 +19,9 @@ class Benchmark(NamedTuple):
     images: tuple[SourceImage, ...]  # () where samples name images of the run's own images.jsonl
     repairs: dict[str, int]  # what was repaired in its files, and how often
     warnings: tuple[str, ...]  # print these beside every number
+    root: Path | None = None  # where the image paths start; None: images were not asked for
+    dropped: tuple[Dropped, ...] = ()
+    licence: str = ""
 
     @property
     def groups(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from stllava.records import Conversation, Dropped, VQASample
@@ -32,6 +32,9 @@ class SourceData(NamedTuple):
     samples: tuple[VQASample, ...]  # training questions with their annotations, where there are any
     repairs: dict[str, int]  # what was repaired, and how often
     dropped: tuple[Dropped, ...]
+    root: Path | None = None  # where the image paths start; None: where `read` was told
+    warnings: tuple[str, ...] = ()  # print these
+    licence: str = ""  # one line: licence and its source; "" where it is not known
 
 
 def image_ids(paths: Iterable[str]) -> dict[str, str]:

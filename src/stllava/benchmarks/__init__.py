@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from stllava.metrics.closed import YES_NO, is_yes_no
 from stllava.records import Dropped, VQASample
-from stllava.sources import SourceImage
+from stllava.sources import STAGE, SourceImage
+from stllava.sources.questions import Questions
 
 
 class Benchmark(NamedTuple):
@@ -39,4 +40,24 @@ def by_answer_text(samples: Iterable[VQASample]) -> tuple[VQASample, ...]:
         if is_yes_no(sample.answer)
         else sample.model_copy(update={"kind": "open", "options": ()})
         for sample in samples
+    )
+
+
+def as_benchmark(name: str, found: Questions) -> Benchmark:
+    """Questions as a test set; one without a reference answer cannot be scored and is dropped."""
+    unscorable = tuple(
+        Dropped(id=sample.id, stage=STAGE, reason="no reference answer")
+        for sample in found.samples
+        if not sample.answer
+    )
+    warnings = [f"{name}: {len(unscorable)} without a reference answer"] if unscorable else []
+    return Benchmark(
+        name=name,
+        samples=tuple(sample for sample in found.samples if sample.answer),
+        images=tuple(found.images.values()),
+        repairs=found.repairs,
+        warnings=(*found.warnings, *warnings),
+        root=found.root,
+        dropped=(*found.dropped, *unscorable),
+        licence=found.licence,
     )

@@ -8,7 +8,10 @@ from pydantic import ValidationError
 
 from stllava.benchmarks import Benchmark
 from stllava.errors import DataError
+from stllava.images import SUFFIXES
 from stllava.records import VQASample
+from stllava.sources import SourceImage
+from stllava.sources.store import ImageStore, UnusableError
 
 
 def read(path: Path) -> Benchmark:
@@ -34,3 +37,20 @@ def read(path: Path) -> Benchmark:
     if not samples:
         raise DataError(f"{path}: no question in it; write one VQASample a line")
     return Benchmark(path.stem, tuple(samples.values()), (), {}, ())
+
+
+def with_images(found: Benchmark, root: Path) -> Benchmark:
+    """Name the image files below `root` whose path, or path without suffix, is a sample's image.
+
+    Samples whose image is not there are about images of the run, which have records already.
+    """
+    store = ImageStore(root)
+    images = []
+    for image in dict.fromkeys(sample.image for sample in found.samples):
+        for suffix in ("", *sorted(SUFFIXES)):
+            try:
+                images.append(SourceImage(image, store.place(image + suffix), image))
+                break
+            except UnusableError:
+                continue
+    return found._replace(images=tuple(images), root=root if images else None)

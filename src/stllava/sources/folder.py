@@ -6,10 +6,10 @@ patients have several images needs a label file that says so before it is split.
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from stllava.errors import DataError
-from stllava.images import FORMATS, SUFFIXES, resolve
+from stllava.images import FORMATS, looks_like_image, resolve
 from stllava.records import Dropped
 from stllava.sources import STAGE, SourceData, SourceImage, image_ids
 
@@ -39,10 +39,10 @@ def _files(root: Path) -> list[str]:
 
 
 def _problem(root: Path, path: str) -> str:
-    if PurePosixPath(path).suffix.lower() not in SUFFIXES:
-        return f"not a {', '.join(FORMATS)} file by its name"
     try:
-        is_file = resolve(root, path).is_file()
+        file = resolve(root, path)
     except DataError as error:
         return str(error)
-    return "" if is_file else "a link to nothing"
+    if not file.is_file():
+        return "a link to nothing"
+    return "" if looks_like_image(file) else f"not a {', '.join(FORMATS)} file by its name"

@@ -14,8 +14,9 @@ from stllava.errors import DataError
 from stllava.metrics.blind import blind_baselines
 from stllava.metrics.closed import closed_correct, verdict
 from stllava.metrics.interval import clustered_intervals, paired_difference, wilson
-from stllava.metrics.scores import score_all, score_item, summarise
-from stllava.metrics.text import normalise, overlap, recall_at_k
+from stllava.metrics.modes import MODES, measure, spoken
+from stllava.metrics.scores import fingerprint, score_all, score_item, score_sheet, summarise
+from stllava.metrics.text import normalise, overlap, recall_at_k, repeats_itself
 from stllava.records import Item, Prediction, VQASample
 
 
@@ -106,6 +107,11 @@ def test_recall_at_k_looks_at_the_first_words_only():
         ("There is a mass in the liver", "yes"),
         ("A pneumothorax is clearly visible, no effusion", "yes"),
         ("The lesion is large, so yes", "yes"),
+        ("There's a mass", "yes"),
+        ("There’s no mass", "no"),
+        ("Present.", "yes"),
+        ("Absent.", "no"),
+        ("present as nodules", "abstain"),
         ("Pneumonia cannot be excluded", "abstain"),
         ("I cannot exclude a fracture.", "abstain"),
         ("I can’t tell", "abstain"),
@@ -250,3 +256,83 @@ def test_blind_baselines_know_constants_and_usual_answers():
     assert blind["closed"]["majority"] == 60
     assert blind["open"]["majority"]["recall"] == 100
     assert "majority" not in blind_baselines(samples)["closed"]
+
+
+def test_baselines_are_scored_by_the_mode_of_the_table():
+    samples = [sample("0", "no"), sample("1", "yes")]
+    blind = {mode: blind_baselines(samples, mode=mode)["closed"] for mode in MODES}
+    assert blind["llavamed-batch"]["yes_there_is_no"] == 100
+    assert blind["corrected"]["yes_there_is_no"] == 50
+    assert blind["llavamed-prefix"]["no"] == 100  # the wrong one is left out
+
+
+def test_frequent_training_words_are_a_baseline_of_open_questions():
+    samples = [sample("0", "left lung", kind="open")]
+    train = [("Which?", "left lung"), ("Where?", "lung"), ("Is it?", "yes")]
+    found = blind_baselines(samples, train)["open"]
+    assert found["train_keywords"] == pytest.approx(
+        {"recall": 100, "f1": 100, "precision": 100, "exact": 0}
+    )
+    assert found["keywords"]["recall"] == 100
+    assert found["keywords"]["f1"] < 25
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Assistant: yes", "yes"),
+        ("### Human: Is it? ### Assistant: no", "no"),
+        ("<think>It may be left.</think>right", "right"),
+        ("USER: yes", "yes"),
+        ("the assistant: yes", "the assistant: yes"),
+        ("", ""),
+    ],
+)
+def test_labels_and_thoughts_before_an_answer_are_not_part_of_it(text: str, answer: str):
+    assert spoken(text).strip() == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "is_so"),
+    [
+        ("yes yes yes yes", True),
+        ("the left lung is large and the left lung is large and the left lung is large", True),
+        ("left, left and left", False),
+        ("there is a mass in the left lung and a nodule in the right lung", False),
+        ("", False),
+    ],
+)
+def test_a_generation_that_got_stuck_repeats_itself(text: str, is_so: bool):
+    assert repeats_itself(text) is is_so
+
+
+def test_a_long_answer_gains_recall_but_not_of_its_first_words():
+    asked = sample("a", "axial", kind="open")
+    metrics = measure(asked, "It is one of coronal, sagittal, oblique, curved or axial").metrics
+    assert (metrics["recall"], metrics["recall_at_5"], metrics["recall_at_10"]) == (100, 0, 100)
+
+
+def test_images_count_the_same_in_the_image_mean():
+    samples = [sample(str(n), "yes").model_copy(update={"image": "ab"[n == 3]}) for n in range(4)]
+    said = [says(str(n), "yes" if n == 3 else "no") for n in range(4)]
+    closed = summarise(score_all(samples, said, {}))["closed"]
+    assert (closed["accuracy"], closed["image_macro"]["accuracy"]) == (25, 50)
+
+
+def test_a_question_moves_between_kinds_by_its_answer_text():
+    samples = [sample("a", "left"), sample("b", "yes"), sample("c", "no", kind="open")]
+    scores = score_sheet(samples, [says("a", "left side"), says("c", "No")], {}).scores
+    assert (scores["open"]["n"], scores["closed"]["n"], scores["missing"]) == (1, 1, 1)
+    other = scores["by_answer_text"]
+    assert (other["open"]["recall"], other["open"]["exact"]) == (100, 0)
+    assert (other["closed"]["n"], other["closed"]["missing"], other["closed"]["correct"]) == (
+        1,
+        1,
+        1,
+    )
+
+
+def test_the_fingerprint_of_questions_ignores_order_and_sees_every_reference():
+    samples = [sample("a", "left"), sample("b", "yes")]
+    assert fingerprint(samples) == fingerprint(samples[::-1])
+    assert fingerprint(samples) != fingerprint([samples[0], sample("b", "no")])

@@ -9,54 +9,72 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from stllava.metrics.closed import YES_NO, closed_correct
-from stllava.metrics.text import normalise, overlap, words
+from stllava.metrics.closed import YES_NO, is_yes_no
+from stllava.metrics.modes import OPEN_METRICS, Mode, measure
+from stllava.metrics.tables import mean
+from stllava.metrics.text import normalise, words
 from stllava.records import JSONObject, VQASample
 
 YES_THERE_IS_NO = "Yes, there is no"  # 92 % on VQA-RAD for scorers that search for substrings
+# Written by hand from what such questions ask about: what recall gives to a list of likely words.
+KEYWORDS = (
+    "left right both lung brain liver heart kidney chest abdomen axial ct mri x-ray t2 "
+    "cardiomegaly mass"
+)
+NUM_TRAIN_WORDS = 40
 
 
 def blind_baselines(
-    samples: Sequence[VQASample], train_pairs: Iterable[tuple[str, str]] = ()
+    samples: Sequence[VQASample],
+    train_pairs: Iterable[tuple[str, str]] = (),
+    *,
+    mode: Mode = "corrected",
 ) -> JSONObject:
     """Score constant answers and, given training (question, answer) pairs, the usual answer.
 
     "best_constant" is the option with the highest accuracy on these very samples: an upper bound.
-    "majority" answers each question with the most frequent training answer to questions that open
-    with the same two words, else the same word, else to all of them. None where n is 0.
+    "keywords" answers every open question with KEYWORDS, "train_keywords" with the most frequent
+    words of the training answers. "majority" answers each question with the most frequent training
+    answer to questions that open with the same two words, else the same word, else to all of them.
+    None where n is 0.
     """
     closed = [sample for sample in samples if sample.kind == "closed"]
     is_open = [sample for sample in samples if sample.kind == "open"]
     constants = {"yes", "no"} | {normalise(o) for s in closed for o in (*s.options, s.answer)}
-    accuracies = {answer: _accuracy(closed, [answer] * len(closed)) for answer in constants - {""}}
-    best = max(accuracies, key=lambda answer: (accuracies[answer] or 0.0, answer))
+    scores = {answer: _accuracy(closed, [answer], mode) for answer in constants - {""}}
+    best = max(scores, key=lambda answer: (scores[answer] or 0.0, answer))
     result: JSONObject = {
         "closed": {
             "n": len(closed),
-            **{answer: accuracies[answer] for answer in YES_NO},
-            "yes_there_is_no": _accuracy(closed, [YES_THERE_IS_NO] * len(closed)),
-            "best_constant": {"answer": best, "accuracy": accuracies[best]},
+            **{answer: scores[answer] for answer in YES_NO},
+            "yes_there_is_no": _accuracy(closed, [YES_THERE_IS_NO], mode),
+            "best_constant": {"answer": best, "accuracy": scores[best]},
         },
-        "open": {"n": len(is_open)},
+        "open": {"n": len(is_open), "keywords": _shares(is_open, [KEYWORDS], mode)},
     }
-    usual = _usual_answers(train_pairs)
-    if usual:
-        guesses = [_usual_answer(usual, sample.question) for sample in is_open]
-        overlaps = [overlap(g, s.answer) for g, s in zip(guesses, is_open, strict=True)]
+    pairs = list(train_pairs)
+    if pairs:
+        usual = _usual_answers(pairs)
         result["closed"]["majority"] = _accuracy(
-            closed, [_usual_answer(usual, sample.question) for sample in closed]
+            closed, [_usual_answer(usual, sample.question) for sample in closed], mode
         )
-        result["open"]["majority"] = {
-            "recall": _mean([found.recall for found in overlaps]),
-            "f1": _mean([found.f1 for found in overlaps]),
-            "exact": _mean([found.exact for found in overlaps]),
-        }
+        result["open"]["majority"] = _shares(
+            is_open, [_usual_answer(usual, sample.question) for sample in is_open], mode
+        )
+        result["open"]["train_keywords"] = _shares(is_open, [_usual_words(pairs)], mode)
     return result
 
 
 def opening(question: str, num_words: int) -> str:
     """The question's type as its first words: "is there", "what", "" for none."""
     return " ".join(words(question)[:num_words])
+
+
+def _usual_words(pairs: Iterable[tuple[str, str]]) -> str:
+    """The most frequent words of answers other than yes and no."""
+    counts = Counter(w for _, answer in pairs if not is_yes_no(answer) for w in words(answer))
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return " ".join(ranked[:NUM_TRAIN_WORDS])
 
 
 def _usual_answers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -76,14 +94,19 @@ def _usual_answer(usual: dict[str, str], question: str) -> str:
     return next(usual[key] for key in keys if key in usual)
 
 
-def _accuracy(samples: Sequence[VQASample], answers: Sequence[str]) -> float | None:
-    return _mean(
-        [
-            100.0 * closed_correct(answer, sample.answer, sample.options)
-            for sample, answer in zip(samples, answers, strict=True)
-        ]
-    )
+def _accuracy(samples: Sequence[VQASample], answers: Sequence[str], mode: Mode) -> float | None:
+    """Of one answer for all, or of one for each; questions the mode leaves out do not count."""
+    measured = _measured(samples, answers, mode)
+    return mean([metrics["accuracy"] for metrics in measured if metrics])
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _shares(samples: Sequence[VQASample], answers: Sequence[str], mode: Mode) -> JSONObject:
+    measured = _measured(samples, answers, mode)
+    return {name: mean([metrics[name] for metrics in measured]) for name in OPEN_METRICS}
+
+
+def _measured(
+    samples: Sequence[VQASample], answers: Sequence[str], mode: Mode
+) -> list[dict[str, float]]:
+    answers = list(answers) * len(samples) if len(answers) == 1 else answers
+    return [measure(s, answer, mode).metrics for s, answer in zip(samples, answers, strict=True)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from stllava.metrics.text import normalise, words
@@ -54,7 +55,7 @@ _CLAUSE_END = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.;!?](?:\s|$)|\n")
 _EXISTS = re.compile(
-    r"there (?:is|are|was|were|appears? to be|seems? to be)\b|"
+    r"there(?:'s| is| are| was| were| appears? to be| seems? to be)\b|present\W*$|"
     r"(?:it|they|this|that) (?:is|are|does|do|has|have|can)\W*$|"
     r".*\b(?:is|are) (?:\w+ly )?(?:present|seen|visible|noted|identified|observed|evident)\b"
 )
@@ -129,6 +130,7 @@ def _option(answer: str, options: Sequence[str]) -> ClosedVerdict | None:
     return ClosedVerdict("option", option)
 
 
+@lru_cache(maxsize=2**15)  # "Yes." comes again and again
 def _yes_no(answer: str) -> Kind:
     text = _plain(answer)
     filler = _FILLER.match(text)

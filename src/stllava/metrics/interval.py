@@ -39,6 +39,7 @@ class PairedDifference(NamedTuple):
     num_unpaired: int  # questions with this metric on one side only, left out
     wins: int  # questions where b is better
     losses: int
+    error: float | None = None  # standard error that knows groups; None with fewer than two
 
 
 def clustered_intervals(
@@ -103,6 +104,7 @@ def paired_difference(
         num_unpaired=len(a.keys() ^ b.keys()),
         wins=int((delta_N > 0).sum()),
         losses=int((delta_N < 0).sum()),
+        error=_clustered_error(sums_GM[:, 0], counts_G),
     )
 
 
@@ -131,6 +133,15 @@ def _resampled_means(sums_GM: Floats, counts_G: Floats, seed: int, num_resamples
         times_BG = rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=size)
         parts.append((times_BG @ sums_GM) / (times_BG @ counts_G)[:, None])
     return np.concatenate(parts)
+
+
+def _clustered_error(sums_G: Floats, counts_G: Floats) -> float | None:
+    """Standard error of a mean whose items come in groups (Liang and Zeger 1986)."""
+    num_groups, num_items = len(counts_G), counts_G.sum()
+    if num_groups < 2:
+        return None
+    excess_G = sums_G - counts_G * (sums_G.sum() / num_items)
+    return float(np.sqrt(num_groups / (num_groups - 1) * (excess_G**2).sum()) / num_items)
 
 
 def _sign_flip_p(sums_G: Floats, seed: int, num_resamples: int) -> float:

@@ -6,23 +6,34 @@ All shares are percent. A missing answer is not a wrong one: it is left out of e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from statistics import median
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-import numpy as np
-
-from stllava.metrics.closed import gold_options, is_correct, verdict
-from stllava.metrics.interval import NUM_RESAMPLES, Interval, clustered_intervals, wilson
-from stllava.metrics.text import overlap
+from stllava.benchmarks import by_answer_text
+from stllava.metrics import tables
+from stllava.metrics.interval import NUM_RESAMPLES, wilson
+from stllava.metrics.modes import LEFT_OUT, OPEN_METRICS, Mode, measure, spoken
+from stllava.metrics.tables import CLOSED_METRICS
+from stllava.metrics.text import repeats_itself
 from stllava.records import Item, JSONObject, Prediction, VQASample
 
-OPEN_METRICS = ("recall", "f1", "precision", "exact")
-CLOSED_METRICS = ("accuracy",)
-CATEGORY_SEPARATOR = "|"  # a question may be of several types: "POS|PRES" counts under both
+
+class Sheet(NamedTuple):
+    """A scored benchmark: `items` in the order of its questions, `scores` as scores.json."""
+
+    items: list[Item]
+    scores: JSONObject
 
 
 def score_item(
-    sample: VQASample, prediction: Prediction | None, group: str, *, leaked: bool = False
+    sample: VQASample,
+    prediction: Prediction | None,
+    group: str,
+    *,
+    leaked: bool = False,
+    mode: Mode = "corrected",
 ) -> Item:
     """Score one answer. None, or a prediction that ended in an error, is missing, not wrong."""
     assert prediction is None or prediction.id == sample.id
@@ -38,139 +49,139 @@ def score_item(
     )
     if prediction is None or prediction.finish == "error":
         return item
-    found: JSONObject = {"missing": False, "answer_words": len(prediction.text.split())}
-    if sample.kind == "open":
-        shares = overlap(prediction.text, sample.answer)
-        found["metrics"] = {name: getattr(shares, name) for name in OPEN_METRICS}
-    else:
-        options = gold_options(sample.answer, sample.options)
-        said = verdict(prediction.text, options)
-        found["metrics"] = {"accuracy": 100.0 * is_correct(said, sample.answer, options)}
-        found["verdict"] = said.kind
+    measured = measure(sample, prediction.text, mode)
+    found: JSONObject = {
+        "missing": False,
+        "answer_words": len(spoken(prediction.text).split()),
+        "metrics": measured.metrics,
+        "verdict": measured.verdict,
+        "truncated": {"length": True, "unknown": None}.get(prediction.finish, False),
+        "repetitive": repeats_itself(prediction.text),
+    }
     return item.model_copy(update=found)
 
 
 def score_all(
     samples: Iterable[VQASample],
     predictions: Iterable[Prediction],
-    groups: dict[str, str],
+    groups: Mapping[str, str],
+    *,
+    mode: Mode = "corrected",
+    leaked: Collection[str] = (),
 ) -> list[Item]:
-    """Score every sample in order; `groups` maps an image id to its patient or case."""
+    """Score every sample in order; `groups` maps an image id to its patient or case.
+
+    `leaked` are ids of questions, or of images, that the model may have been trained on.
+    """
     by_id = {prediction.id: prediction for prediction in predictions}
     return [
-        score_item(sample, by_id.get(sample.id), groups.get(sample.image, sample.image))
+        score_item(
+            sample,
+            by_id.get(sample.id),
+            groups.get(sample.image, sample.image),
+            leaked=sample.id in leaked or sample.image in leaked,
+            mode=mode,
+        )
         for sample in samples
     ]
+
+
+def score_sheet(
+    samples: Sequence[VQASample],
+    predictions: Sequence[Prediction],
+    groups: Mapping[str, str],
+    *,
+    mode: Mode = "corrected",
+    leaked: Collection[str] = (),
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Sheet:
+    """Score a benchmark by one mode; the means are also given with kinds by answer text.
+
+    By answer text a question is closed iff its reference is yes or no: on VQA-RAD 251 instead of
+    272 questions.
+    """
+    kinds = {sample.id: sample.kind for sample in samples}
+    items = score_all(samples, predictions, groups, mode=mode, leaked=leaked)
+    summary = summarise(items, seed=seed, num_resamples=num_resamples)
+    moved = [s for s in by_answer_text(samples) if s.kind != kinds[s.id]]
+    by_answer = {"open": summary["open"], "closed": summary["closed"]}
+    if moved:
+        rescored = {i.id: i for i in score_all(moved, predictions, groups, mode=mode)}
+        others = [rescored.get(item.id, item) for item in items]
+        by_answer = {
+            "open": _open(others, seed, num_resamples),
+            "closed": _closed(others, seed, num_resamples),
+        }
+    scores = {
+        "mode": mode,
+        **summary,
+        "by_answer_text": by_answer,
+        "questions_sha256": fingerprint(samples),
+    }
+    return Sheet(items, scores)
+
+
+def fingerprint(samples: Iterable[VQASample]) -> str:
+    """Hex digest of what was asked and expected: equal iff two score sheets are comparable."""
+    rows = sorted((s.id, s.image, s.question, s.answer, s.kind, s.options) for s in samples)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def summarise(
     items: Sequence[Item], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> JSONObject:
     """Return the scores of one model on one benchmark as plain JSON; None where n is 0."""
-    num_words = [item.answer_words for item in items if not item.missing]
+    leaked = [item for item in items if item.leaked]
+    clean = [item for item in items if not item.leaked]
     return {
         "open": _open(items, seed, num_resamples),
         "closed": _closed(items, seed, num_resamples),
-        "answer_words": {
-            "mean": sum(num_words) / len(num_words) if num_words else None,
-            "median": float(median(num_words)) if num_words else None,
-        },
+        **tables.answer_shape(items),
         "missing": sum(item.missing for item in items),
-        "leaked": sum(item.leaked for item in items),
-        "categories": _categories(items),
+        "leaked": len(leaked),
+        "by_leak": {"leaked": tables.part(leaked), "clean": tables.part(clean)} if leaked else None,
+        "categories": tables.categories(items),
         "num_groups": len({item.group for item in items}),
+        "num_images": len({item.image for item in items}),
     }
 
 
-def _open(items: Sequence[Item], seed: int, num_resamples: int) -> JSONObject:
+def _open(items: Iterable[Item], seed: int, num_resamples: int) -> JSONObject:
     items = [item for item in items if item.kind == "open"]
-    scored = [item for item in items if not item.missing]
+    scored = tables.counted(items, "open")
+    num_missing = sum(item.missing for item in items)
+    hits = [item.metrics["contains"] for item in scored if "contains" in item.metrics]
     return {
         "n": len(scored),
-        "missing": len(items) - len(scored),
-        **_means(scored, OPEN_METRICS),
-        "ci95": _intervals(scored, OPEN_METRICS, seed, num_resamples),
-        "bounds": _bounds(items, OPEN_METRICS),
+        "missing": num_missing,
+        **tables.means(scored, OPEN_METRICS),
+        **({"contains": tables.mean(hits)} if hits else {}),
+        "recall_of_first_words": tables.recalls_of_first_words(scored),
+        "image_macro": tables.image_means(scored, OPEN_METRICS),
+        "ci95": tables.intervals(scored, OPEN_METRICS, seed, num_resamples),
+        "bounds": tables.bounds(scored, num_missing, OPEN_METRICS),
     }
 
 
-def _closed(items: Sequence[Item], seed: int, num_resamples: int) -> JSONObject:
+def _closed(items: Iterable[Item], seed: int, num_resamples: int) -> JSONObject:
     items = [item for item in items if item.kind == "closed"]
-    scored = [item for item in items if not item.missing]
+    scored = tables.counted(items, "closed")
+    num_missing = sum(item.missing for item in items)
     num_right = sum(item.metrics["accuracy"] == 100 for item in scored)
-    verdicts = [item.verdict for item in scored]
+    verdicts = [item.verdict for item in items if item.verdict]
     num_yes, num_no = verdicts.count("yes"), verdicts.count("no")
     return {
         "n": len(scored),
-        "missing": len(items) - len(scored),
+        "missing": num_missing,
         "correct": num_right,
-        **_means(scored, CLOSED_METRICS),
+        **tables.means(scored, CLOSED_METRICS),
         "abstained": verdicts.count("abstain"),  # counted wrong
         "both": verdicts.count("both"),  # counted wrong
+        "left_out": verdicts.count(LEFT_OUT),  # by llavamed-prefix: not in n
         "yes_rate": 100 * num_yes / (num_yes + num_no) if num_yes + num_no else None,
-        "ci95": _intervals(scored, CLOSED_METRICS, seed, num_resamples),
-        "wilson95": _listed(wilson(num_right, len(scored))),
-        "bounds": _bounds(items, CLOSED_METRICS),
+        "image_macro": tables.image_means(scored, CLOSED_METRICS),
+        "ci95": tables.intervals(scored, CLOSED_METRICS, seed, num_resamples),
+        "wilson95": tables.listed(wilson(num_right, len(scored))),
+        "bounds": tables.bounds(scored, num_missing, CLOSED_METRICS),
     }
-
-
-def _means(scored: Sequence[Item], metrics: Sequence[str]) -> dict[str, float | None]:
-    return {
-        name: sum(item.metrics[name] for item in scored) / len(scored) if scored else None
-        for name in metrics
-    }
-
-
-def _intervals(
-    scored: Sequence[Item], metrics: Sequence[str], seed: int, num_resamples: int
-) -> dict[str, list[float] | None]:
-    if not scored:
-        return dict.fromkeys(metrics)
-    values_NM = np.array([[item.metrics[name] for name in metrics] for item in scored])
-    intervals = clustered_intervals(
-        values_NM, [item.group for item in scored], seed=seed, num_resamples=num_resamples
-    )
-    if intervals is None:
-        return dict.fromkeys(metrics)
-    return {name: list(interval) for name, interval in zip(metrics, intervals, strict=True)}
-
-
-def _bounds(items: Sequence[Item], metrics: Sequence[str]) -> dict[str, list[float] | None]:
-    """Lowest and highest mean over all questions that the missing ones allow."""
-    if not items:
-        return dict.fromkeys(metrics)
-    num_missing = sum(item.missing for item in items)
-    bounds: dict[str, list[float] | None] = {}
-    for name in metrics:
-        total = sum(item.metrics[name] for item in items if not item.missing)
-        bounds[name] = [total / len(items), (total + 100 * num_missing) / len(items)]
-    return bounds
-
-
-def _categories(items: Sequence[Item]) -> JSONObject:
-    """Means per category value; a question of several types counts under each."""
-    members: dict[str, dict[str, list[Item]]] = {}
-    for item in items:
-        for category, joined in item.categories.items():
-            for value in joined.split(CATEGORY_SEPARATOR):
-                members.setdefault(category, {}).setdefault(value, []).append(item)
-    return {
-        category: {value: _category(values[value]) for value in sorted(values)}
-        for category, values in sorted(members.items())
-    }
-
-
-def _category(items: Sequence[Item]) -> JSONObject:
-    scored = [item for item in items if not item.missing]
-    is_open = [item for item in scored if item.kind == "open"]
-    is_closed = [item for item in scored if item.kind == "closed"]
-    return {
-        "n": len(scored),
-        "missing": len(items) - len(scored),
-        "open": {"n": len(is_open), **_means(is_open, OPEN_METRICS)},
-        "closed": {"n": len(is_closed), **_means(is_closed, CLOSED_METRICS)},
-    }
-
-
-def _listed(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else list(interval)

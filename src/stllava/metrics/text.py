@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from functools import lru_cache
 from typing import NamedTuple
 
 ARTICLES = frozenset({"a", "an", "the"})
@@ -46,6 +47,11 @@ def words(text: str) -> list[str]:
     references use both spellings. Possessive 's, other apostrophes and articles go; zero..ten
     become digits; dots inside abbreviations go (P.A. is pa).
     """
+    return list(_words(text))
+
+
+@lru_cache(maxsize=2**15)  # references and constant answers come again and again
+def _words(text: str) -> tuple[str, ...]:
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
     text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").replace("\N{MINUS SIGN}", "-")
     text = re.sub(r"(?<=\w)'s(?!\w)", "", text).replace("'", "")
@@ -54,7 +60,7 @@ def words(text: str) -> list[str]:
     text = _NO_LEADING_ZERO.sub("0.", text)
     text = _NUMBER_AND_UNIT.sub(r"\1 \2", text)
     tokens = [DIGITS.get(token, token) for token in _TOKEN.findall(text)]
-    return [token for token in tokens if token not in ARTICLES] or tokens
+    return tuple(token for token in tokens if token not in ARTICLES) or tuple(tokens)
 
 
 def normalise(text: str) -> str:
@@ -62,17 +68,27 @@ def normalise(text: str) -> str:
     return " ".join(words(text))
 
 
+def repeats_itself(text: str) -> bool:
+    """Whether a generation got stuck: a word four times in a row, or most 3-word runs twice."""
+    said = text.lower().split()
+    if any(said[at : at + 4] == [said[at]] * 4 for at in range(len(said) - 3)):
+        return True
+    runs = list(zip(said, said[1:], said[2:], strict=False))
+    return len(runs) >= 6 and 2 * len(set(runs)) <= len(runs)
+
+
 def overlap(answer: str, reference: str) -> Overlap:
     """Compare two texts as multisets of words; without words on either side overlap is 0."""
-    return _overlap(words(answer), words(reference))
+    return overlap_of(words(answer), words(reference))
 
 
 def recall_at_k(answer: str, reference: str, k: int) -> float:
     """Recall, in percent, of the first `k` words of the answer: long answers gain nothing."""
-    return _overlap(words(answer)[:k], words(reference)).recall
+    return overlap_of(words(answer)[:k], words(reference)).recall
 
 
-def _overlap(answer: list[str], reference: list[str]) -> Overlap:
+def overlap_of(answer: list[str], reference: list[str]) -> Overlap:
+    """As `overlap`, of words."""
     exact = 100.0 * (answer == reference)
     num_shared = (Counter(answer) & Counter(reference)).total()
     if num_shared == 0:

@@ -1,0 +1,103 @@
+"""The optional column of a model that reads: does an open answer mean what its reference says?
+
+It stands beside recall and F1 and never in their place. No image is sent: the question, the
+reference and the answer are. Replies are kept as they came, in eval/MODEL/BENCHMARK/judged/.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from stllava.config import EndpointSection
+from stllava.metrics.interval import clustered_intervals
+from stllava.pipeline.evaluate.models import endpoint_generator
+from stllava.pipeline.job import Job
+from stllava.pipeline.speak import GREEDY
+from stllava.prompts import MARK_VERSION, mark_prompt
+from stllava.records import JSONObject, Prediction, Request, Turn, VQASample
+from stllava.stage import Stage
+
+PERCENT = {"0": 0.0, "1": 50.0, "2": 100.0}  # wrong, partly right, right
+MAX_TOKENS = 16
+
+
+def judged(
+    job: Job,
+    stage: Stage,
+    samples: Sequence[VQASample],
+    answers: Mapping[str, str],
+    groups: Mapping[str, str],
+) -> JSONObject | None:
+    """Mean mark of the open answers in percent; None without a judge or an open answer.
+
+    `answers`: question id to text; a question without one is left out. Replies that give no mark,
+    and calls that failed, are counted and left out too.
+    """
+    section = job.recipe.eval.judge
+    asked = [sample for sample in samples if sample.kind == "open" and sample.id in answers]
+    if section is None or not asked:
+        return None
+    _ask(job, stage, section, asked, answers)
+    replies = {r.id: r for r in stage.read("replies.jsonl", Prediction)}
+    marks = {s.id: mark_of(replies[s.id]) for s in asked}
+    given = [(s, mark) for s in asked if (mark := marks[s.id]) is not None]
+    found: JSONObject = {
+        "judge": section.model,
+        "n": len(given),
+        "without_mark": len(asked) - len(given),
+        "mean": sum(mark for _, mark in given) / len(given) if given else None,
+        "ci95": None,
+    }
+    if given:
+        intervals = clustered_intervals(
+            [[mark] for _, mark in given],
+            [groups.get(s.image, s.image) for s, _ in given],
+            seed=job.recipe.seed,
+        )
+        found["ci95"] = list(intervals[0]) if intervals else None
+    return found
+
+
+def _ask(
+    job: Job,
+    stage: Stage,
+    section: EndpointSection,
+    asked: Sequence[VQASample],
+    answers: Mapping[str, str],
+) -> None:
+    units = job.units(asked, lambda sample: sample.image)
+    settings = {"model": section.model, "base_url": section.base_url, "prompt": MARK_VERSION}
+    inputs = [stage.path.parent / "image" / "predictions.jsonl"]
+    if not stage.begin(inputs=inputs, settings=settings, num_units=len(units)):
+        return
+    job.reporter.stage(f"eval {stage.path.parent.parent.name} (judged)", len(asked))
+    generator = endpoint_generator(section, "eval.judge", None)
+    done = sum(map(len, units[: stage.next_unit]))
+    for number in range(stage.next_unit, len(units)):
+        requests = [
+            Request(
+                id=sample.id,
+                image="",
+                turns=(
+                    Turn(question=mark_prompt(sample.question, sample.answer, answers[sample.id])),
+                ),
+                max_tokens=MAX_TOKENS,
+            )
+            for sample in units[number]
+        ]
+        for draw in generator.generate(requests, GREEDY):
+            reply = Prediction(id=draw.request_id, text=draw.text, finish=draw.finish)
+            stage.append("replies.jsonl", reply)
+        stage.finish_unit(number)
+        done += len(units[number])
+        job.reporter.advance(done, len(asked))
+    stage.finish(questions=len(asked))
+
+
+def mark_of(reply: Prediction) -> float | None:
+    """The mark in percent; None for a refusal, a failed call, or a reply that names no one mark."""
+    if reply.finish not in ("stop", "length"):
+        return None
+    numbers = set(re.findall(r"(?<![\d.])\d+(?![\d.]*\d)", reply.text))
+    return PERCENT.get(numbers.pop()) if len(numbers) == 1 else None

@@ -12,6 +12,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from stllava.cli.console import quiet_libraries
+from stllava.cli.loop import SetOption
+from stllava.cli.memory import described, memory_plans
 from stllava.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -24,6 +27,11 @@ MIB = 2**20
 
 def inspect(
     checkpoint: Annotated[Path, typer.Argument(help="folder of a checkpoint or an adapter")],
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="also estimate the memory of this recipe's training stages"),
+    ] = None,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """What a checkpoint or adapter is, read from its headers: nothing is loaded.
@@ -31,7 +39,8 @@ def inspect(
     Family, parameters per part, image tokens, conversation format, adapter ranks, where it comes
     from. Exit code 1 if shards are missing or an adapter never trained (its LoRA B is all zero).
 
-    Examples: `stllava inspect runs/demo/dpo/checkpoint`, `stllava inspect runs/demo/sft/adapter`.
+    Examples: `stllava inspect runs/demo/dpo/checkpoint`, `stllava inspect runs/demo/sft/adapter`,
+    `stllava inspect base/llava --recipe single-24gb --set dpo.micro_batch_tokens=2048`.
     """
     try:
         from stllava.policy.inspection import inspect_folder
@@ -39,10 +48,13 @@ def inspect(
         raise MissingExtra(error.name or "safetensors", "train") from error
 
     found = inspect_folder(checkpoint)
+    quiet_libraries()
+    plans = memory_plans(checkpoint, recipe, overrides or []) if recipe else {}
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1))
+        memory = {"memory": {name: plan.dump() for name, plan in plans.items()}} if plans else {}
+        typer.echo(json.dumps(asdict(found) | memory, indent=1))
     else:
-        for name, text in _described(found):
+        for name, text in [*_described(found), *described(plans)]:
             typer.echo(f"{name:<20} {text}".rstrip())
     if found.problems:
         raise typer.Exit(1)

@@ -42,11 +42,14 @@ def fix_reference(job: Job, stage: Stage, objective: DpoObjective, scorer: Any) 
 def _try_recorded(
     job: Job, stage: Stage, objective: DpoObjective, scorer: Any, keys: Mapping[str, str]
 ) -> bool:
+    from stllava.policy.quantise import quantised_base
     from stllava.training.reference import recorded
 
     wanted = job.recipe.dpo.reference
-    same = _checkpoint_of(job.stage("answer")) == _checkpoint_of(stage)
-    found = recorded(objective, keys) if same else []
+    # What sampled was in full precision: a base in 4 bits is another reference, however near.
+    in_4_bits = quantised_base(objective.policy.core) is not None
+    same = not job.has_pairs and _checkpoint_of(job.stage("answer")) == _checkpoint_of(stage)
+    found = recorded(objective, keys) if same and not in_4_bits else []
     if not found:
         if wanted == "recorded":
             raise PolicyError(

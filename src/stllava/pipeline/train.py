@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stllava.config import TrainSection
-from stllava.errors import DataError, PolicyError
+from stllava.errors import DataError
 from stllava.files import write_json
+from stllava.pipeline.checkpoint import export, load_to_train
 from stllava.pipeline.job import Job
+from stllava.pipeline.memory import MemoryWatch
 from stllava.pipeline.reference import fix_reference
 from stllava.records import Conversation, Preference
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 def sft(job: Job) -> None:
     """Stage 1 (L_vq + L_qa): from the base policy to one that answers and asks."""
+    if job.skips_sft:
+        job.reporter.note(
+            "no instruction data: stage 1 is left out, the base policy goes on as sft"
+        )
+        return
     from stllava.training.sft import SftObjective
 
     def objective(policy: Policy, settings: Any) -> SftObjective:
@@ -55,17 +61,21 @@ def _train(
     plan = {**settings.model_dump(mode="json"), "seed": job.recipe.seed}
     if name == "sft":
         plan["group"] = job.recipe.data.group
+    if job.recipe.model.quantize != "none":
+        plan["quantize"] = job.recipe.model.quantize
     if not stage.begin(inputs=[job.file(*data), job.checkpoint(start)], settings=plan, by_id=True):
         return
     job.reporter.stage(name, 1)
-    policy = job.load(start)
+    policy = load_to_train(job, start)
     import torch
 
     from stllava.policy import adapters
+    from stllava.policy.quantise import quantised_base
     from stllava.policy.scorer import TokenScorer
     from stllava.training.dpo import DpoObjective
     from stllava.training.plan import first_micro_batch
     from stllava.training.preflight import preflight
+    from stllava.training.recompute import recompute_layers
     from stllava.training.trainer import train
     from stllava.tree import use_tree_attention
 
@@ -75,18 +85,18 @@ def _train(
     adapters.adapt(policy, settings)
     adapters.set_dropout(policy, settings.lora)
     if settings.gradient_checkpointing:
-        core = policy.core  # transformers 5.23 has another name for it
-        old = core.gradient_checkpointing_enable
-        getattr(core, "activation_checkpointing_enable", old)({"use_reentrant": False})
-        policy.core.enable_input_require_grads()
+        recompute_layers(policy)
     scorer = TokenScorer.of(policy)
     objective = make_objective(policy, settings)
     if not objective.ids:
         raise DataError(f"{job.file(*data)}: nothing to train on")
+    memory = MemoryWatch.begin(job, stage, objective, settings)
     if isinstance(objective, DpoObjective):
         fix_reference(job, stage, objective, scorer)
     rows = preflight(scorer, objective, first_micro_batch(objective, settings), settings)
-    write_json(stage.path / "preflight.json", {"groups": rows})
+    base = quantised_base(policy.core)
+    said = {"groups": rows, "base": base._asdict()} if base else {"groups": rows}
+    write_json(stage.path / "preflight.json", said)
     for row in rows:
         job.reporter.note(
             f"{row['group']}: {row['tensors']} tensors, {row['parameters']:,} parameters, "
@@ -102,30 +112,8 @@ def _train(
         device=job.device,
         progress=lambda done, total, figures: job.reporter.advance(done, total, **figures),
     )
-    difference = _export(policy, stage.path, objective, settings)
-    stage.finish(**counts, precision=job.precision, merge_difference=difference)
+    memory.end()
+    figures = export(job, policy, start, stage.path, objective, settings)
+    stage.finish(**counts, precision=job.precision, **figures)
     if not settings.keep_trainer_state:  # last: half-deleted, it could not be resumed from
         shutil.rmtree(stage.path / "trainer")
-
-
-def _export(policy: Policy, folder: Path, objective: Objective, settings: TrainSection) -> float:
-    """Write adapter/ and the merged checkpoint/. Returns their largest difference in nats."""
-    from safetensors.torch import load_file
-
-    from stllava.policy import adapters
-    from stllava.policy.scorer import TokenScorer
-    from stllava.training.plan import first_micro_batch
-
-    policy.model.save_pretrained(folder / "adapter")
-    dead = adapters.zero_lora_b(load_file(str(folder / "adapter" / "adapter_model.safetensors")))
-    if dead and settings.epochs:
-        raise PolicyError(f"{folder}: {len(dead)} adapters never trained, first {dead[0]}")
-    batch = first_micro_batch(objective, settings).batch
-    scorer = TokenScorer.of(policy)  # the trained one may autocast
-    difference = adapters.merge(policy, lambda: scorer(batch))
-    temporary = folder / ".checkpoint"
-    shutil.rmtree(temporary, ignore_errors=True)
-    policy.save(temporary, stage=folder.name)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    temporary.rename(folder / "checkpoint")
-    return difference

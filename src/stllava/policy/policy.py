@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from stllava.chat import ANSWER, Chat, Tokens
+from stllava.errors import PolicyError
 from stllava.formats import FORMATS, IMAGE, ChatFormat
 from stllava.images import pad_to_square
 from stllava.policy import sqllava  # noqa: F401  (registers SQ-LLaVA with the Auto classes)
@@ -67,8 +68,13 @@ class Policy:
         return load_policy(path, **options)
 
     def save(self, path: str | Path, **provenance: Any) -> None:
-        """Write weights (safetensors), tokenizer, image processor and card into `path`."""
+        """Write weights (safetensors), tokenizer, image processor and card into `path`.
+
+        Raises PolicyError for weights in 4 bits: a checkpoint holds what others can load.
+        """
         path = Path(path)
+        if getattr(self.core, "is_loaded_in_4bit", False):
+            raise PolicyError(f"{path}: a base in 4 bits is not saved, only the adapter over it")
         self.model.save_pretrained(path)
         self.tokenizer.save_pretrained(path)
         self.image_processor.save_pretrained(path)

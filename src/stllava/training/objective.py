@@ -89,8 +89,11 @@ class Objective(ABC):
         image_id = self.policy.image_token_id
         for before, after in zip(given, texts, strict=True):
             if before.ids.count(image_id) != after.ids.count(image_id):
+                tokens = before.ids.count(image_id)
                 raise DataError(
-                    f"{record_id}: {self.max_tokens} tokens cannot hold the image; raise max_tokens"
+                    f"{record_id}: {self.max_tokens} tokens cannot hold the image, which takes "
+                    f"{tokens}; raise max_tokens to {_round_up(tokens)}, or lower model.image_side "
+                    "if the family takes any size"
                 )
             if any(before.learned) and not any(after.learned):
                 raise DataError(
@@ -116,3 +119,8 @@ class Objective(ABC):
     def collate(self, records: Sequence[tuple[str, int]]) -> MicroBatch:
         """Some (record id, epoch) as one micro-batch."""
         return self.micro_batch([self.example(*record) for record in records])
+
+
+def _round_up(tokens: int) -> int:
+    """Room for texts beside an image's tokens: at least 512, in whole 512."""
+    return -(-tokens // 512) * 512 + 512

@@ -52,6 +52,24 @@ def plan_steps(
     ]
 
 
+def plan_of(objective: Objective, settings: TrainSection, seed: int) -> list[PlannedStep]:
+    """The steps of a training stage."""
+    return plan_steps(
+        objective.ids,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        seed=seed,
+        image_of=objective.image_of,
+    )
+
+
+def check_records(objective: Objective, steps: Sequence[PlannedStep]) -> None:
+    """Raise the DataError of a planned record now, not at the step that would meet it."""
+    for step in steps:
+        for record_id, epoch in step.records:
+            objective.example(record_id, epoch)
+
+
 def plan_micro_batches(
     examples: Sequence[Example], *, budget: int, rank: int = 0, world: int = 1, share: bool = True
 ) -> list[list[Example]]:

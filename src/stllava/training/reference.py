@@ -12,6 +12,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from stllava.policy.quantise import quantised_base
 from stllava.records import Draw, Record
 from stllava.training.plan import plan_micro_batches
 
@@ -37,13 +38,14 @@ class ReferenceLogProbs(Record):
 def reference_keys(
     objective: DpoObjective, checkpoint: str, images: Mapping[str, str], precision: str
 ) -> dict[str, str]:
-    """Per preference: hash of checkpoint, precision, preprocessing, image and token ids.
+    """Per preference: hash of checkpoint, how it is held, preprocessing, image and token ids.
 
     `checkpoint` and `images` (by id) are sha256 digests.
     """
     policy = objective.policy
+    held = [precision, "none" if quantised_base(policy.core) is None else "nf4"]
     shared = json.dumps(
-        [checkpoint, precision, policy.image_processor.to_dict()], sort_keys=True, default=str
+        [checkpoint, held, policy.image_processor.to_dict()], sort_keys=True, default=str
     )
     keys = {}
     for record_id in objective.ids:

@@ -27,7 +27,7 @@ from stllava.files import write_text
 from stllava.policy.adapters import parameter_groups
 from stllava.policy.scorer import TokenScorer
 from stllava.training.objective import MicroBatch, Objective
-from stllava.training.plan import PlannedStep, plan_micro_batches, plan_steps
+from stllava.training.plan import PlannedStep, plan_micro_batches, plan_of
 
 log = logging.getLogger(__name__)
 
@@ -213,13 +213,7 @@ def train(
 
     Returns counts for stage.json. `precision` is "fp32" or "bf16" (autocast; weights stay fp32).
     """
-    plan = plan_steps(
-        objective.ids,
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-        seed=seed,
-        image_of=objective.image_of,
-    )
+    plan = plan_of(objective, settings, seed)
     last = _last_checkpoint(output)
     first_step = _step_of(last) if last else 0
     warmup = round(settings.warmup_ratio * len(plan))

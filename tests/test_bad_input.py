@@ -82,7 +82,7 @@ def answered(run: Path, texts: list[str]) -> Run:
     opened = Run(run)
     picture(run / "pictures/a.png")
     stage = opened.stage("prepare")
-    stage.begin(inputs=[], settings={"image_root": str((run / "pictures").resolve())})
+    stage.begin(inputs=[], settings={"image_roots": {"data": str((run / "pictures").resolve())}})
     record = {"id": "a", "path": "a.png", "sha256": "0", "width": 24, "height": 16}
     stage.append("images.jsonl", Image(**record, group="a", source="folder"))
     stage.finish()

@@ -6,11 +6,12 @@ stage that is complete is skipped, one that was killed goes on where it was.
 
 from __future__ import annotations
 
+from stllava.pipeline.answer import answer
+from stllava.pipeline.ask import ask
 from stllava.pipeline.evaluate import evaluate
 from stllava.pipeline.job import Job, Reporter
 from stllava.pipeline.judged import judge, prefer
 from stllava.pipeline.prepare import prepare
-from stllava.pipeline.speak import answer, ask
 from stllava.pipeline.train import dpo, sft
 
 __all__ = [
@@ -24,9 +25,10 @@ def self_train(job: Job) -> None:
     _ = job.base_path, list(job.controls())  # a mistake is said before anything is computed
     prepare(job)  # images, conversations, splits, benchmark questions
     sft(job)  # stage 1: a policy that asks and answers
-    ask(job)  # stage 2: it asks about images,
-    answer(job)  # answers each question several times,
-    judge(job)  # a judge compares the answers,
+    if not job.has_pairs:  # unless others made them
+        ask(job)  # stage 2: it asks about images,
+        answer(job)  # answers each question several times,
+        judge(job)  # a judge compares the answers,
     prefer(job)  # clear verdicts become pairs,
     dpo(job)  # and the policy is aligned to them
     evaluate(job)

@@ -87,12 +87,14 @@ class Job:
         return {image.id: image for image in self.stage("prepare").read("images.jsonl", Image)}
 
     @cached_property
-    def image_root(self) -> Path:
-        root = Path(read_json(self.stage("prepare").path / "plan.json")["settings"]["image_root"])
-        return root if root.is_absolute() else self.run.path / root
+    def image_roots(self) -> dict[str, Path]:
+        """Folder by key, as prepare wrote it; a relative one lies in the run directory."""
+        roots = read_json(self.stage("prepare").path / "plan.json")["settings"]["image_roots"]
+        return {key: self.run.path / folder for key, folder in roots.items()}
 
     def image_path(self, image_id: str) -> Path:
-        return resolve(self.image_root, self.images[image_id].path)
+        image = self.images[image_id]
+        return resolve(self.image_roots[image.root], image.path)
 
     @cached_property
     def _opened(self) -> Any:
@@ -140,11 +142,38 @@ class Job:
         return resolve_checkpoint(given)
 
     def checkpoint(self, model: str) -> Path:
-        """Folder of "base", "sft" or "dpo"."""
-        return self.base_path if model == "base" else self.file(model, "checkpoint")
+        """Folder of "base", "sft" or "dpo". Without instruction data "sft" is the base itself."""
+        if model == "base" or (model == "sft" and self.skips_sft):
+            return self.base_path
+        return self.file(model, "checkpoint")
 
-    def load(self, model: str) -> Policy:
-        """Load a policy of this run onto the recipe's device."""
+    @property
+    def has_pairs(self) -> bool:
+        """True where stage 2 trains on pairs from a file, and nothing is asked or judged."""
+        return self.recipe.data.preferences is not None
+
+    @property
+    def skips_sft(self) -> bool:
+        """True where there is nothing to learn stage 1 from: images alone."""
+        return self.stage("prepare").summary.get("conversations") == 0
+
+    def load(self, model: str, *, to_speak: bool = False) -> Policy:
+        """Load a policy of this run onto the recipe's device; it proves how texts share images.
+
+        `to_speak`: it will not be trained, so a GPU that trains in bf16 holds it in bf16.
+        """
+        in_bf16 = to_speak and self.device == "cuda" and self.precision == "bf16"
+        policy = self.read_policy(model, self.device, "bfloat16" if in_bf16 else "float32")
+        policy.backend = self.recipe.model.attention
+        self.note_sharing(model, policy)
+        return policy
+
+    def note_sharing(self, model: str, policy: Policy) -> None:
+        """Let the policy itself say whether texts may share an image, and tell the reader."""
+        self.reporter.note(f"{model}: {policy.probe()}; attention: {policy.attention}")
+
+    def read_policy(self, model: str, device: str, dtype: str = "float32") -> Policy:
+        """Load a policy of this run as the recipe wants it to look and ask."""
         with needs_torch():
             import torch
 
@@ -154,12 +183,12 @@ class Job:
         # Set in both directions: a float result on CPU depends on the number of threads.
         torch.set_num_threads(section.threads or os.cpu_count() or 1)
         torch.set_flush_denormal(True)  # vanishing gradients would be computed in slow motion
-        side = section.image_side if model == "base" else None  # later ones record it
-        policy = Policy.load(self.checkpoint(model), device=self.device, image_side=side)
-        if model == "base":
+        path = self.checkpoint(model)
+        is_base = path == self.base_path
+        side = section.image_side if is_base else None  # later ones record it
+        policy = Policy.load(path, device=device, dtype=dtype, image_side=side)
+        if is_base:
             set_asker(policy, section.asker)
-        policy.backend = section.attention
-        self.reporter.note(f"{model}: {policy.probe()}; attention: {policy.attention}")
         return policy
 
     @property

@@ -33,6 +33,9 @@ TINY = [
 ]
 
 
+TABLE_KINDS = ("model", "control", "blind", "delta", "published", "quoted")
+
+
 def command(recipe: str, run: Path, settings: list[str]) -> list[str]:
     sets = [part for setting in settings for part in ("--set", setting)]
     return [sys.executable, "-m", "stllava", "run", recipe, "--run", str(run), *sets]
@@ -102,6 +105,7 @@ def test_the_loop_runs_on_real_vqa_rad_with_a_judge_on_loopback(data_root, tmp_p
             "data.preference_images=16",
             "sft.epochs=1",
             "eval.limit=451",
+            "eval.grounding_images=60",
         ]
         finish("vqa-rad-cpu", run, settings, OPENAI_API_KEY="sk-SENTINEL")
     assert asked
@@ -110,6 +114,37 @@ def test_the_loop_runs_on_real_vqa_rad_with_a_judge_on_loopback(data_root, tmp_p
     for model in ("base", "sft", "dpo"):
         scores = json.loads((run / f"eval/{model}/vqa-rad/image/scores.json").read_text())
         assert (scores["open"]["n"], scores["closed"]["n"]) == (179, 272)
+        for view in ("blank", "other"):
+            delta = scores["grounding"][view]["metrics"]["accuracy"]
+            assert delta["ci95"][0] <= delta["delta"] <= delta["ci95"][1]
+            assert scores["grounding"][view]["num_images"] == 60
+    assert_table_is_whole(run)
     assert (run / "report.html").stat().st_size > 10_000
     for path in run.rglob("*"):
         assert path.is_dir() or b"sk-SENTINEL" not in path.read_bytes(), path
+
+
+def assert_table_is_whole(run: Path) -> None:
+    """Table 4's layout: intervals, blind baselines, deltas, the paper's rows; page and files."""
+    table = json.loads((run / "eval/table.json").read_text())
+    assert (table["layout"], table["benchmarks"]) == ("Table 4 of the paper", ["vqa-rad"])
+    kinds = {kind: [r for r in table["rows"] if r["kind"] == kind] for kind in TABLE_KINDS}
+    assert [row["name"] for row in kinds["model"]] == ["base", "sft", "dpo"]
+    assert [row["name"] for row in kinds["control"]] == ["control sft-on-chosen"]
+    for row in [*kinds["model"], *kinds["control"], *kinds["published"][:4]]:
+        for metric, n in (("recall", 179), ("f1", 179), ("accuracy", 272)):
+            cell = row["benchmarks"]["vqa-rad"][metric]
+            assert cell["n"] == n
+            assert cell["ci95"][0] <= cell["value"] <= cell["ci95"][1]
+    blind = {row["name"]: row["benchmarks"]["vqa-rad"] for row in kinds["blind"]}
+    assert blind["always “yes”"]["accuracy"]["value"] == pytest.approx(43.38, abs=0.01)
+    assert {"always “no”", "the usual training answer"} <= blind.keys()
+    assert len(kinds["delta"]) == 6  # three models, two views
+    substring = kinds["published"][-1]["benchmarks"]["vqa-rad"]["accuracy"]["value"]
+    assert substring == pytest.approx(92.28, abs=0.01)  # "Yes, there is no"
+    assert kinds["quoted"]
+    page = (run / "report.html").read_text()
+    assert "dpo: image − blank" in page
+    assert "quoted from the paper, not measured" in page
+    for name in ("table.md", "table.tex", "table.csv"):
+        assert (run / "eval" / name).stat().st_size > 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Any
 
@@ -52,6 +53,7 @@ def quiet_libraries() -> None:
         from transformers.utils import logging as transformers_logging
     except ImportError:
         return
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # about kernels we do not call
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="peft")

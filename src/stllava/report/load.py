@@ -113,7 +113,7 @@ class Reader:
     def picture(self, image: Image) -> Any:
         """The image as models saw it (a PIL image), or None if it cannot be opened."""
         settings = self.json("prepare/plan.json").get("settings")
-        root = settings.get("image_root") if isinstance(settings, dict) else None
+        root = dig(settings, "image_roots", image.root)
         if not isinstance(root, str):
             return None
         try:
@@ -148,22 +148,21 @@ def number(value: Any) -> float | None:
     return float(value) if is_number and math.isfinite(value) else None
 
 
-def benchmark_of(reader: Reader, recipe: dict[str, Any]) -> tuple[str | None, list[str]]:
-    """BENCHMARK/VIEW that the tables are about, and the others that were evaluated.
-
-    The recipe's own comes first; only complete evaluations count.
-    """
+def benchmark_of(reader: Reader, recipe: dict[str, Any]) -> str | None:
+    """BENCHMARK/VIEW that the page is about: the recipe's own if it was evaluated to the end."""
     done = reader.path.glob("eval/*/*/*/stage.json")
     found = sorted({"/".join(file.parts[-3:-1]) for file in done})
     if not found:
-        return None, []
+        return None
     wanted = dig(recipe, "eval", "benchmark")
     if wanted == "phantom":
         wanted = f"phantom-{dig(recipe, 'phantom', 'split')}"
+    elif (split := dig(recipe, "eval", "split")) not in (None, "test"):
+        wanted = f"{wanted}-{split}"
     first = f"{wanted}/image"
-    if first not in found:
-        first = next((name for name in found if name.endswith("/image")), found[0])
-    return first, [name for name in found if name != first]
+    if first in found:
+        return first
+    return next((name for name in found if name.endswith("/image")), found[0])
 
 
 def evaluations(reader: Reader, benchmark: str | None) -> list[Evaluation]:

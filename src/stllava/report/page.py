@@ -11,6 +11,7 @@ import jinja2
 
 from stllava.files import disk_errors, utc_now, write_text
 from stllava.report import process, samples
+from stllava.report.benchmarks import benchmark_table
 from stllava.report.charts import Charts
 from stllava.report.compare import MATCHED_WORDS, RULE, Estimate, compare, estimates, show_change
 from stllava.report.load import (
@@ -32,6 +33,7 @@ from stllava.report.tables import (
     present,
     win_bars,
 )
+from stllava.tables import build
 
 Models = Sequence[tuple[Evaluation, Mapping[str, Estimate]]]
 
@@ -46,7 +48,7 @@ def write_report(run: Path) -> Path:
     reader = open_run(run)
     recipe = reader.recipe()
     seed = int(number(dig(recipe, "seed")) or 0)
-    benchmark, others = benchmark_of(reader, recipe)
+    benchmark = benchmark_of(reader, recipe)
     evaluated = evaluations(reader, benchmark)
     models = [(evaluation, estimates(evaluation.items, seed=seed)) for evaluation in evaluated]
     charts = Charts(reader)
@@ -62,8 +64,8 @@ def write_report(run: Path) -> Path:
             total_seconds=sum(row.seconds or 0.0 for row in stages),
             where=question_set(recipe),
             benchmark=benchmark,
-            other_benchmarks=others,
             **_results(models, recipe, reader.json("eval/blind.json"), seed),
+            **benchmark_table(build(run)),
             training_figures=charts.training(),
             result_figures=charts.results(models),
             judge_figures=charts.judged(),

@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS) -c c
 ASSETS := src/stllava/assets
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check bench phantom-base results clean
+.PHONY: help venv demo test test-slow soak check bench phantom-base results clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,10 +36,13 @@ demo: .venv/.train ## the whole loop on drawn images, on a CPU, into RUN (runs/d
 	$(BIN)/stllava demo --run $(RUN)
 
 test: .venv/.all ## the fast tests
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow and not soak" $(PYTEST_ARGS)
 
-test-slow: .venv/.all ## the slow tests; having none is no failure (pytest's exit code 5)
-	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+test-slow: .venv/.all ## the slow tests, some minutes each
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+soak: .venv/.all ## what takes longest: kills by the dozen, every family at every setting
+	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
 
 check: .venv/.all ## lint, format and types
 	$(BIN)/ruff check .

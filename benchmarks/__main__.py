@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from benchmarks import dpo, evaluate, generate, gpu, projector, sft
+from benchmarks import dpo, evaluate, generate, gpu, judge, projector, sft
 from stllava.errors import StllavaError
 
-NAMES = ("dpo", "generate", "evaluate", "sft", "projector")
+NAMES = ("dpo", "generate", "evaluate", "sft", "projector", "judge")
 
 
 def main() -> None:
@@ -52,6 +52,8 @@ def _run(name: str, args: argparse.Namespace) -> None:
         sft.run(args.data, rounds=args.rounds)
     elif name == "projector":
         projector.run(rounds=args.rounds)
+    elif name == "judge":
+        judge.run(rounds=args.rounds)
     else:
         gpu.run(args.shape, rounds=args.rounds, tiny=args.tiny)
 

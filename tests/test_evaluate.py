@@ -423,6 +423,16 @@ def test_the_table_has_the_papers_layout_and_what_must_stand_beside(tmp_path: Pa
     assert text.count("‡") == 3  # two values and what the mark means
 
 
+def test_answers_that_a_judge_left_without_a_mark_are_counted_under_the_table(tmp_path: Path):
+    run = scored_run(tmp_path / "run")
+    file = run / "eval/sft/vqa-rad/image/scores.json"
+    judged = {"judge": "j", "n": 0, "without_mark": 8, "mean": None, "ci95": None}
+    write_json(file, {**json.loads(file.read_text()), "judged": judged})
+    table = write_tables(run)
+    assert table is not None
+    assert any(note.startswith("vqa-rad: 8 answers have no mark") for note in table.notes)
+
+
 def test_a_run_that_trained_on_a_benchmarks_questions_stands_beside_table_4(tmp_path: Path):
     table = build(scored_run(tmp_path / "run", source="vqa-rad"))
     assert table is not None

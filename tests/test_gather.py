@@ -181,3 +181,60 @@ def test_pairs_of_others_go_straight_to_stage_two(two_folders):
     ]
     assert len(dropped) == 1
     assert "absent.png" in dropped[0].reason
+
+
+def test_two_files_about_one_folder_may_number_their_records_alike(two_folders):
+    more = talks(two_folders / "more.json", "1.png")  # its record is called c0, too
+    place = {"source": "llava", "root": str(two_folders / "a"), "file": str(more)}
+    recipe = recipe_of(two_folders, f"data.also={json.dumps([place])}")
+    found = gather(recipe, two_folders / "run")
+    assert [c.id for c in found.conversations] == ["c0", "c0#2"]
+    assert found.repairs["llava#2"] == {"id that another file has numbered": 1}
+
+
+def table_of(root: Path, rows: list[str], *overrides: str):
+    (root / "train.csv").write_text("\n".join(["image,question,answer,modality", *rows]))
+    columns = "data.columns={modality: modality}"
+    given = [f"data.root={root}", "data.source=table", columns, *overrides]
+    return load_recipe("paper", given)
+
+
+def test_a_few_bad_rows_about_few_images_do_not_stop_a_run(tmp_path):
+    picture(tmp_path / "1.png")
+    rows = [f"1.png,Question {n}?,answer {n},CT" for n in range(96)]
+    empty = ["1.png,What?,,CT"] * 4
+    with Run(tmp_path / "run") as opened:
+        job = Job(opened, table_of(tmp_path, rows + empty))
+        prepare(job)
+        assert job.stage("prepare").summary["dropped"] == 4
+    with Run(tmp_path / "other") as opened, pytest.raises(DataError, match="12 of 108 images and"):
+        prepare(Job(opened, table_of(tmp_path, rows + 3 * empty)))
+
+
+def test_many_rows_do_not_hide_that_half_of_the_images_are_bad(tmp_path):
+    picture(tmp_path / "1.png")
+    (tmp_path / "2.png").write_text("no picture")
+    rows = [f"{n % 2 + 1}.png,Question {n}?,answer {n},CT" for n in range(100)]
+    with Run(tmp_path / "run") as opened, pytest.raises(DataError, match="1 of 2 images are"):
+        prepare(Job(opened, table_of(tmp_path, rows)))
+
+
+def test_a_sample_has_every_modality_in_its_share_and_only_its_own_pairs(tmp_path):
+    for number in range(12):
+        picture(tmp_path / f"{number}.png", 20 * number)
+    rows = [f"{n}.png,What?,lung,{'MR' if n < 3 else 'CT'}" for n in range(12)]
+    pairs = [{"q": "What?", "img": f"{n}.png", "p": "A lung.", "r": "A dog."} for n in range(12)]
+    (tmp_path / "pairs").mkdir()
+    file = tmp_path / "pairs/pairs.json"
+    file.write_text(json.dumps(pairs))
+    place = {"form": "judge-output", "file": str(file), "root": str(tmp_path)}
+    more = ["data.sample=4", f"data.preferences={json.dumps(place)}"]
+    with Run(tmp_path / "run") as opened:
+        job = Job(opened, table_of(tmp_path, rows, *more))
+        prepare(job)
+        kept = {image.id for image in job.stage("prepare").read("images.jsonl", Image)}
+        used = {p.image for p in job.stage("prepare").read("preferences.jsonl", Preference)}
+        assert job.stage("prepare").summary["dropped"] == 0
+    assert len(kept) == 4
+    assert len(kept & {"0", "1", "2"}) == 1
+    assert used == kept

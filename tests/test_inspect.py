@@ -184,6 +184,12 @@ def test_a_fresh_adapter_never_trained_anywhere(tmp_path):
     assert len(found.problems) == 2
 
 
+def test_a_packaged_base_policy_is_known_by_its_name(monkeypatch, capsys):
+    code, out, _ = command(monkeypatch, capsys, "base-mlp", "--json")
+    assert code == 0
+    assert json.loads(out)["family"] == "llava"
+
+
 def test_json_holds_all_of_it(tmp_path, monkeypatch, capsys):
     saved(tmp_path)
     code, out, _ = command(monkeypatch, capsys, tmp_path, "--json")

@@ -81,7 +81,7 @@ def counted(policy, settings, batch):
         ("qwen2_5_vl", False),
         ("gemma3", True),
         *(
-            pytest.param(*case, marks=pytest.mark.slow)
+            pytest.param(*case, marks=pytest.mark.soak)
             for case in (
                 ("sqllava", False),
                 ("sqllava", True),
@@ -134,7 +134,7 @@ def llava_7b():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("stage", ["dpo", pytest.param("sft", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage", ["dpo", pytest.param("sft", marks=pytest.mark.soak)])
 def test_single_24gb_is_estimated_to_need_less_than_22_gib_at_7b(stage):
     recipe = load_recipe("single-24gb")
     settings = getattr(recipe, stage)
@@ -223,7 +223,7 @@ def test_the_meter_counts_what_a_process_takes_beyond_its_start():
     assert found["measured"] == pytest.approx(2**28, rel=0.3)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", ["llava_next", "idefics3", "qwen3_vl", "gemma3"])
 def test_inspect_shows_the_plan_of_a_recipe(name):
     told = ["inspect", str(vlms.published(name)), "--recipe", "demo"]

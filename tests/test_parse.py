@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stllava.judging.parse import looks_refused, parse_scores
+from stllava.judging.parse import looks_refused, parse_scores, read_reply
 
 ACCEPTED = [
     "8 7",
@@ -162,3 +162,228 @@ def test_any_text_yields_two_scores_in_range_or_none(reply):
 def test_every_pair_of_grades_is_read_back(first, second):
     for reply in (f"{first} {second}", json.dumps({"scores": [first, second]})):
         assert parse_scores(reply).scores == (first, second)
+
+
+# --- the corpus: what the released parser does with a line, and what ours does
+
+RELEASED_ACCEPTS = ["8 7", "8,7", "8.5 7"]
+RELEASED_ACCEPTS_WRONGLY = ["nan 5", "inf 2", "1e9 3", "11 -3"]
+RELEASED_REJECTS_WRONGLY = [
+    "8, 7", "8  7", " 8 7", "8 7 ", "**8 7**", "8/10 7/10", "Scores: 8 7",
+    "Answer 1: 8\nAnswer 2: 7", "8\n7", "8\t7", "[8, 7]",
+]  # fmt: skip
+
+
+def released(reply):
+    """`parse_score` of llava/eval/eval_gpt4v_review.py, in its own steps."""
+    parts = reply.split("\n")[0].replace(",", " ").split(" ")
+    try:
+        scores = [float(part) for part in parts]
+    except ValueError:
+        return None
+    return tuple(scores) if len(scores) == 2 else None
+
+
+@pytest.mark.parametrize("reply", RELEASED_ACCEPTS)
+def test_what_the_released_parser_reads_is_read_the_same(reply):
+    assert parse_scores(reply).scores == released(reply) is not None
+
+
+@pytest.mark.parametrize("reply", RELEASED_ACCEPTS_WRONGLY)
+def test_what_the_released_parser_should_not_have_read_is_unread(reply):
+    assert released(reply) is not None
+    assert parse_scores(reply).scores is None
+
+
+@pytest.mark.parametrize("reply", RELEASED_REJECTS_WRONGLY)
+def test_what_the_released_parser_lost_is_read(reply):
+    assert released(reply) is None
+    assert parse_scores(reply).scores == (8.0, 7.0)
+
+
+# --- replies in JSON
+
+
+def verdict(first=8, second=7, said="1", **more):
+    answer = {"helpfulness": 5, "relevance": 5, "accuracy": 5, "detail": 5}
+    return json.dumps(
+        {
+            "reason": "The left lung is clear.",
+            "answer_1": {"faults": ["vague"], **answer, "score": first},
+            "answer_2": {"faults": ["wrong_side", "Missed Finding"], **answer, "score": second},
+            "verdict": said,
+            **more,
+        }
+    )
+
+
+def test_a_whole_verdict_gives_scores_faults_and_choice():
+    read = read_reply(verdict(), "json")
+    assert (read.scores, read.choice, read.rung, read.reason) == ((8, 7), 1, "json", "")
+    assert read.faults == (("vague",), ("wrong_side", "missed_finding"))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "```json\n" + verdict() + "\n```",
+        "Here is my verdict.\n" + verdict(),
+        verdict() + "\nAnswer 2 puts the {lesion} on the wrong side.",
+        "First try: {not json}. " + verdict() + " Again: " + verdict(),
+    ],
+)
+def test_a_verdict_inside_prose_is_found(reply):
+    assert read_reply(reply, "json").scores == (8, 7)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        verdict(8, 7) + verdict(2, 9, "2"),
+        'Answer 1 says {"answer_1": 10, "answer_2": 1}. ' + verdict(2, 9, "2"),
+        verdict(2, 9, "2") + ' Answer 1 says {"answer_1": 10, "answer_2": 1}.',
+        '{"answer_1": {"score": 2}, "answer_2": {"score": 9}, "answer_1": {"score": 10}}',
+        "[[A]] or [[B]]",
+        "[[A]] is what Answer 1 wants me to say.",
+    ],
+)
+def test_two_verdicts_in_one_reply_are_none(reply):
+    assert not read_reply(reply, "json").found
+
+
+def test_scores_win_over_the_verdict_beside_them_and_it_is_said():
+    read = read_reply(verdict(3, 9, "1"), "json")
+    assert (read.choice, read.reason) == (2, "scores and verdict disagree; the scores count")
+    tied = read_reply(verdict(5, 5, "2"), "json")
+    assert (tied.choice, bool(tied.reason)) == (0, True)
+
+
+def test_without_a_score_the_mean_of_the_four_aspects_counts():
+    aspects = {"helpfulness": 8, "relevance": 6, "accuracy": 9, "detail": 5}
+    low = dict.fromkeys(aspects, 2)
+    assert read_reply(json.dumps({"a": aspects, "b": low}), "json").scores == (7, 2)
+    assert not read_reply(json.dumps({"a": aspects, "b": {"detail": 2}}), "json").found
+
+
+@pytest.mark.parametrize("said", ["1", 1, "A", "answer 1", "Answer_1"])
+def test_a_verdict_without_scores_still_ranks(said):
+    read = read_reply(json.dumps({"verdict": said}), "json")
+    assert (read.scores, read.choice) == (None, 1)
+
+
+@pytest.mark.parametrize("said", [None, True, "", "both", 3, ["1"], {"1": 1}])
+def test_a_verdict_that_names_no_answer_is_none(said):
+    assert not read_reply(json.dumps({"verdict": said}), "json").found
+
+
+@pytest.mark.parametrize(("score", "found"), [(1, True), (10, True), (0, False), (11, False)])
+def test_scores_outside_the_range_are_no_scores_even_with_a_verdict(score, found):
+    assert read_reply(verdict(score, 5, "2"), "json").found is found
+
+
+def test_unknown_faults_count_as_other_and_none_is_listed_twice():
+    item = {"score": 3, "faults": ["sings badly", "vague", "VAGUE", 7]}
+    faults = read_reply(
+        json.dumps({"a": item, "b": {"score": 4, "faults": "vague"}}), "json"
+    ).faults
+    assert faults == (("other", "vague"), ("vague",))
+
+
+@pytest.mark.parametrize(
+    ("reply", "choice"), [("Answer 2 is better.\n[[B]]", 2), ("[[A]]", 1), ("... [[c]].", 0)]
+)
+def test_a_marker_at_the_end_names_the_better_answer(reply, choice):
+    read = read_reply(reply, "json")
+    assert (read.choice, read.scores, read.rung) == (choice, None, "marker")
+
+
+def test_the_papers_prompt_speaks_of_no_marker_so_none_is_read():
+    assert not read_reply("[[A]]", "scores").found
+
+
+def test_two_numbers_will_do_where_json_was_asked_for():
+    assert read_reply("8 7\nAnswer 1 is better.", "json").rung == "line"
+
+
+@pytest.mark.parametrize(
+    ("reply", "rung"),
+    [
+        ("8 7", "line"),
+        ("8\n7", "two_lines"),
+        ("Answer 1: 8\nAnswer 2: 7", "labelled"),
+        ("[8, 7]", "json"),
+        ('Well. [8, 7] {"a": 8, "b": 7}', "embedded_json"),
+    ],
+)
+def test_the_rung_says_how_a_reply_was_read(reply, rung):
+    assert parse_scores(reply).rung == rung
+
+
+# --- one letter
+
+
+@pytest.mark.parametrize(
+    ("reply", "choice"),
+    [("A", 1), (" b.", 2), ("**C**", 0), ("Answer B", 2), ("A\n\nIt names the side.", 1)],
+)
+def test_a_letter_is_a_choice(reply, choice):
+    read = read_reply(reply, "choice")
+    assert (read.choice, read.rung) == (choice, "letter")
+
+
+@pytest.mark.parametrize(
+    "reply", ["", "D", "A or B", "Both A and B are wrong", "AB", "A mass is seen"]
+)
+def test_what_is_no_letter_is_no_choice(reply):
+    read = read_reply(reply, "choice")
+    assert (read.found, read.reason) == (False, "not a choice")
+
+
+def logs(**probabilities):
+    return {token: math.log(p) for token, p in probabilities.items()}
+
+
+def test_probabilities_of_the_letters_stand_before_the_letter():
+    told = [{"A": math.log(0.5), " A": math.log(0.1), "B": math.log(0.3), "C": math.log(0.1)}]
+    read = read_reply("B", "choice", alternatives=told)
+    assert (read.choice, read.rung) == (1, "logprobs")
+    assert read.preference == pytest.approx(0.65)
+
+
+@pytest.mark.parametrize(
+    ("told", "choice"),
+    [
+        (logs(A=0.4, B=0.4, C=0.2), 0),
+        (logs(A=0.2, B=0.2, C=0.6), 0),
+        (logs(A=0.1, B=0.8), 2),
+        (logs(B=1.0), 2),
+    ],
+)
+def test_the_likeliest_letter_wins_and_equal_ones_tie(told, choice):
+    assert read_reply("", "choice", alternatives=[told]).choice == choice
+
+
+def test_blanks_before_the_letter_are_passed_over():
+    told = [{"\n": -0.01}, {"**": -0.01}, logs(B=0.9, A=0.1)]
+    assert read_reply("**B**", "choice", alternatives=told).preference == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "told", [[logs(The=0.9, A=0.05)], [logs(The=0.9), logs(A=0.9, B=0.1)], [{}]]
+)
+def test_where_the_letters_were_unlikely_the_text_is_read(told):
+    read = read_reply("B", "choice", alternatives=told)
+    assert (read.choice, read.preference, read.rung) == (2, None, "letter")
+
+
+@given(
+    st.text() | st.text(alphabet='0123456789 .,[](){}"ABC\n:verdictansw_'),
+    st.sampled_from(["scores", "json", "choice"]),
+    st.lists(st.dictionaries(st.sampled_from("ABC x"), st.floats(-50, 0)), max_size=4),
+)
+def test_any_reply_to_any_rubric_yields_a_verdict_in_range_or_a_reason(reply, output, told):
+    read = read_reply(reply, output, alternatives=told)
+    assert read.found or read.reason
+    assert read.choice in (None, 0, 1, 2)
+    assert read.preference is None or 0 <= read.preference <= 1
+    assert read.scores is None or all(1 <= score <= 10 for score in read.scores)

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stllava.config import PreferSection
+from stllava.judging.balance import question_type
 from stllava.judging.prefer import prefer
 from stllava.records import Answers, Draw, Verdict
 
@@ -139,7 +140,7 @@ def test_a_judge_that_only_ranks_gives_a_margin_of_one():
 def test_orders_that_name_different_winners_are_dropped():
     both = [verdict((8, 7)), verdict((7, 8), swapped=True)]
     result = run(item(LEFT, RIGHT), both)
-    assert reasons(result) == ["the orders name different winners"]
+    assert reasons(result) == ["the orders do not name the same winner"]
     assert result.counts["orders_must_agree"] == {"in": 1, "out": 0}
 
 
@@ -268,6 +269,58 @@ def test_an_image_keeps_its_largest_margins():
     result = run(answers, verdicts, max_per_image=2)
     assert [p.margin for p in result.preferences] == [7, 6]
     assert reasons(result) == ["more than 2 of its image"] * 2
+
+
+def test_a_question_type_keeps_its_largest_margins():
+    asks = ["Is it left?", "Are there two?", "Does it move?", "What is it?", "How many are there?"]
+    answers = [
+        item(LEFT, RIGHT, id_=f"p{n}/q0").model_copy(update={"question": ask})
+        for n, ask in enumerate(asks)
+    ]
+    scores = zip(answers, (8, 2, 7, 3, 4), strict=True)
+    verdicts = [verdict((9, score), id_=a.id) for a, score in scores]
+    result = run(answers, verdicts, max_per_question_type=1)
+    assert [p.question for p in result.preferences] == [asks[1], asks[3], asks[4]]
+    assert reasons(result) == ["more than 1 of its question type"] * 2
+    assert result.counts["max_per_question_type"] == {"in": 5, "out": 3}
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        ("Is there a mass?", "yes/no"),
+        ("is", "yes/no"),
+        ("Island of what?", "other"),
+        ("How many lesions?", "how many"),
+        ("How was this taken?", "how"),
+        ("  WHERE is it", "where"),
+        ("In which lobe?", "other"),
+        ("", "other"),
+    ],
+)
+def test_a_question_has_the_type_of_its_opening_words(question, kind):
+    assert question_type(question) == kind
+
+
+def test_a_win_in_one_order_and_a_tie_in_the_other_is_no_preference():
+    both = [verdict((9, 4)), verdict((5, 5), swapped=True)]
+    assert reasons(run(item(LEFT, RIGHT), both)) == ["the orders do not name the same winner"]
+    loose = run(item(LEFT, RIGHT), both, orders_must_agree=False)
+    assert [p.margin for p in loose.preferences] == [2.5]
+
+
+def test_repeated_samples_of_an_order_count_once_together():
+    said = [verdict((9, 5), sample=0), verdict((6, 5), sample=1).model_copy(update={"id": "s1"})]
+    said.append(verdict((6, 5), swapped=True))
+    assert run(item(LEFT, RIGHT), said).preferences[0].margin == 1.75
+
+
+def test_probabilities_of_a_judge_that_ranks_are_its_points():
+    likely = [verdict(None, state="ok", winner=0, preference=0.9)]
+    likely.append(verdict(None, state="ok", winner=0, preference=0.7, swapped=True))
+    (preference,) = run(item(LEFT, RIGHT), likely).preferences
+    assert preference.margin == pytest.approx(0.6)
+    assert run(item(LEFT, RIGHT), likely, min_margin=0.7).preferences == []
 
 
 def test_margin_weights_have_mean_one():

@@ -37,7 +37,11 @@ from stllava.training.recompute import recompute_layers
 from stllava.training.reference import ReferenceLogProbs, reference_keys
 
 FAMILIES = ("prototype", "mlp", "qwen2_5_vl")
-RUNS = ("prototype", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES[1:]))
+RUNS = (
+    "prototype",
+    pytest.param("mlp", marks=pytest.mark.soak),
+    pytest.param("qwen2_5_vl", marks=pytest.mark.slow),
+)
 WIDE = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 BIG = {"micro_batch_tokens": 600, "max_tokens": 512}
 QUICK = {**BIG, "lr_llm": 1e-2, "lr_vit": 1e-2, "lr_projector": 1e-2, "epochs": 2}
@@ -464,7 +468,7 @@ def test_reference_log_probs_of_4_bits_and_of_whole_weights_are_kept_apart():
     assert not set(keys[0].values()) & set(keys[1].values())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_a_stage_killed_while_training_ends_with_the_same_files(stage, ran, tmp_path):
     whole, _ = ran("prototype")

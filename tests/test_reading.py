@@ -120,7 +120,7 @@ def test_lists_read_in_pieces_of_any_size_are_what_was_written(
         assert [entry.value for entry in json_files.read_entries(path)] == values
 
 
-@pytest.mark.parametrize("megabytes", [12, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("megabytes", [12, pytest.param(200, marks=pytest.mark.soak)])
 def test_memory_does_not_grow_with_the_list(tmp_path: Path, megabytes: int):
     path = tmp_path / "big.json"
     record = json.dumps({"id": "r", "conversations": [{"value": "word " * 400}]})

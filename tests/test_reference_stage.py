@@ -130,6 +130,18 @@ def test_answers_of_another_checkpoint_have_no_recorded_reference(dpo_stage):
     assert note.startswith("reference computed in one pass")
 
 
+@pytest.mark.parametrize("name", ["base-mlp", "models--owner--name"])
+def test_without_stage_one_the_base_is_the_checkpoint_whatever_its_folder_is_called(
+    name, dpo_stage
+):
+    job, stage = dpo_stage
+    for made in (job.stage("answer"), stage):
+        inputs = {"prefer/preferences.jsonl": "pairs", f"assets/{name}": "weights"}
+        (made.path / "plan.json").write_text(json.dumps({"inputs": inputs}))
+    (note,) = fix(dpo_stage, objective_of())
+    assert note.startswith("reference recorded while sampling; step 0: ")
+
+
 def test_a_killed_pass_goes_on_and_forgets_what_is_out_of_date(dpo_stage, monkeypatch):
     monkeypatch.setattr(reference, "WINDOW", 2)
     job, stage = dpo_stage

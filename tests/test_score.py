@@ -257,6 +257,33 @@ def test_answers_to_another_benchmark_are_refused_by_their_questions(data_root, 
         score(data_root / "vqa_rad", path, "--benchmark", "vqa-rad")
 
 
+FILES_OF = {
+    "slake": {"img_name": "a/source.jpg", "qid": 1, "q_lang": "en", "answer_type": "OPEN"},
+    "path-vqa": {"img_id": "a", "sentf": {"pvqa": ["Left?"]}, "labelf": {"pvqa": [{"yes": 1}]}},
+    "vqa-rad": {"qid": 1, "image_name": "a.jpg", "phrase_type": "test_freeform"},
+    "jsonl": {"id": "a/own-1", "image": "a", "kind": "closed"},
+}
+
+
+OTHERS = [(c, f) for c in ("vqa-rad", "slake", "path-vqa") for f in FILES_OF if c != f]
+
+
+@pytest.mark.parametrize(("claimed", "form"), OTHERS)
+def test_the_file_of_another_benchmark_is_refused_by_its_form(claimed, form, tmp_path):
+    row = {"question": "Is it there?", "answer": "yes", **FILES_OF[form]}
+    for name in ("gold.jsonl", "validate.json"):
+        write_lines(tmp_path / name, [row])
+        with pytest.raises(DataError, match=f"its form is {form}, not {claimed}"):
+            score(tmp_path / name, tmp_path / "p.jsonl", "--benchmark", claimed)
+
+
+def test_hub_rows_as_many_as_another_benchmark_has_are_refused(tmp_path):
+    row = {"image": "a.jpg", "question": "is it?", "answer": "yes"}
+    gold = write_lines(tmp_path / "gold.jsonl", [row] * 6719)
+    with pytest.raises(DataError, match=r"6719 rows are those of PathVQA .hub form. test"):
+        score(gold, tmp_path / "p.jsonl", "--benchmark", "vqa-rad")
+
+
 def test_gold_in_two_languages_is_refused(tmp_path):
     rows = [*QUESTIONS, ("c/own-5", "图中有肿块吗？", "没有", "closed")]
     with pytest.raises(DataError, match="GOLD mixes 1 Chinese and 4 other questions"):

@@ -449,6 +449,16 @@ def test_a_table_without_questions_is_images_with_their_groups(root: Path):
     data = read("table", root, file="images.csv")
     assert {(image.id, image.group) for image in data.images} == {("a", "p1"), ("sub/b", "p1")}
     assert data.conversations == data.samples == ()
+    assert data.warnings == (
+        "images.csv: no columns question and answer, so its 2 rows are images only",
+    )
+
+
+@pytest.mark.parametrize("source", ["vqa-rad", "path-vqa"])
+def test_a_file_without_questions_is_no_form_of_a_question_set(root: Path, source: str):
+    write_json(root / "x.json", [{"id": "0", "image": "a.png", "caption": "A lung."}])
+    with pytest.raises(DataError, match=f"no questions in it, so it is no form of {source}"):
+        read(source, root, file="x.json")
 
 
 def test_a_table_with_a_split_column_gives_its_training_rows(root: Path):

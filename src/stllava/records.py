@@ -25,7 +25,7 @@ class Image(Record):
 
     id: str
     path: str  # relative to the folder that `root` names
-    sha256: str  # of the file's bytes
+    sha256: str  # of the original file's bytes
     width: int  # pixels
     height: int  # pixels
     group: str  # patient or case: splits, intervals and leak checks go by it
@@ -79,6 +79,9 @@ class Request(Record):
     speaker: Literal["assistant", "asker"] = "assistant"
     num_draws: int = 1
     max_tokens: int = 64
+    image_last: bool = False  # image after the text, as in the paper's Figure 3
+    response: str | None = None  # form of the reply, where offered: a name in prompts.RESPONSES
+    top_logprobs: int | None = None  # so many alternatives per token of the reply, where offered
 
 
 class Usage(Record):
@@ -86,6 +89,7 @@ class Usage(Record):
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0  # those of the prompt that were charged as cached
 
 
 class Draw(Record):
@@ -100,6 +104,11 @@ class Draw(Record):
     seed: int = 0
     usage: Usage | None = None
     model: str | None = None  # the model id the provider returned, where it returns one
+    cost_usd: float | None = None  # where the price is known
+    time: str = ""  # when the reply came, UTC, ISO 8601; "" where calls are not kept
+    reason: Literal["", "transport", "budget"] = ""  # why finish is "error"
+    # Per token of a short reply: what else could have been said, with natural logs
+    alternatives: tuple[dict[str, float], ...] | None = None
 
     @property
     def id(self) -> str:
@@ -153,8 +162,16 @@ class Verdict(Record):
     winner: int | None = None  # index into Answers.draws; None unless state is "ok"
     scores: tuple[float, float] | None = None  # 1..10, in the order of `pair`
     state: VerdictState
-    reason: str = ""  # why the state is not "ok", in our words
+    reason: str = ""  # why the state is not "ok", or what was odd about it, in our words
     reply: str = ""  # what the judge wrote, raw
+    edited: str = ""  # a better answer that an expert wrote
+    repair: str = ""  # what it wrote when asked once more for the form, raw
+    rung: str = ""  # how the reply was read: json, line, logprobs, ...; repair:... after a repair
+    faults: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # tags, in the order of `pair`
+    preference: float | None = None  # P(pair[0] is better), of a judge that ranks by probability
+    rubric: str = ""  # what the judge was asked, by name
+    rubric_version: int = 0
+    model: str | None = None  # the model id that was asked for
     usage: Usage | None = None
     cost_usd: float | None = None
     model_returned: str | None = None
@@ -182,6 +199,20 @@ class Preference(Record):
     edited: bool = False  # chosen was rewritten by an expert
 
 
+class ReviewItem(Record):
+    """A pair of answers that a person should look at, and why."""
+
+    id: str  # QUESTION/dI-dJ
+    answers_id: str
+    image: str
+    question: str
+    pair: tuple[int, int]  # indices into Answers.draws, the lower first
+    answers: tuple[str, str]  # in the order of `pair`
+    reason: Literal["tie", "inconsistent", "close", "unread", "blank"]
+    state: VerdictState  # of the pair
+    margin: float | None = None  # of the judge's mean scores; None where it has none
+
+
 class VQASample(Record):
     """One benchmark question with its reference answer."""
 
@@ -195,6 +226,7 @@ class VQASample(Record):
     split: str = "test"
     categories: dict[str, str] = {}
     aliases: tuple[str, ...] = ()  # other wordings of the question
+    benchmark: str = ""  # in a run with several: the one it belongs to
 
 
 class Prediction(Record):
@@ -219,6 +251,8 @@ class Item(Record):
     verdict: str | None = None  # closed: yes, no, option, abstain, both
     missing: bool = False
     leaked: bool = False
+    truncated: bool | None = None  # cut off by max_tokens; None where nobody says
+    repetitive: bool = False  # the answer repeats itself
 
 
 JSONObject = dict[str, Any]

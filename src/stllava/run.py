@@ -27,6 +27,7 @@ from stllava.files import utc_now, write_json, write_text
 from stllava.stage import Stage
 
 STAGES = ("prepare", "sft", "ask", "answer", "judge", "prefer", "dpo", "eval", "report")
+LEDGER = "ledger.sqlite"  # of calls, in the judge's folder
 
 
 class Run:
@@ -90,9 +91,20 @@ class Run:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 while target.exists():  # twice within a second
                     target = target.with_name(f"{target.name}+")
-                source.rename(target)
+                if (source / LEDGER).exists():
+                    _move_all_but_the_ledger(source, target)
+                else:
+                    source.rename(target)
                 moved.append(name)
         return moved
+
+
+def _move_all_but_the_ledger(source: Path, target: Path) -> None:
+    """What was paid for is used again; SQLite keeps up to three files of one name."""
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if not path.name.startswith(LEDGER):
+            path.rename(target / path.name)
 
 
 def environment() -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from stllava.benchmarks import Benchmark, as_benchmark, choice, jsonl, llava_med
 from stllava.config import BenchmarkSection
 from stllava.errors import RecipeError
-from stllava.sources import hub, slake, table
-from stllava.sources.forms import read_path_vqa, read_vqa_rad
+from stllava.sources import hub, table
+from stllava.sources.forms import read_path_vqa, read_slake, read_vqa_rad
 from stllava.sources.place import Place, Split, place_of, split_of
 from stllava.sources.store import ImageStore
 
@@ -68,7 +68,7 @@ def _vqa_rad(wanted: Wanted) -> Benchmark:
 
 def _slake(wanted: Wanted) -> Benchmark:
     language = wanted.section.language
-    found = slake.read_questions(wanted.place, wanted.split, language=language, look=wanted.look)
+    found = read_slake(wanted.place, wanted.split, language=language, look=wanted.look)
     return as_benchmark("slake", found)
 
 
@@ -76,7 +76,7 @@ def _pope(wanted: Wanted) -> Benchmark:
     from stllava.benchmarks import pope  # reads labels, which know benchmarks
 
     place = wanted.place
-    found = slake.read_questions(place, wanted.split, language="all", look=wanted.look)
+    found = read_slake(place, wanted.split, language="all", look=wanted.look)
     return pope.read(place.root, found)
 
 

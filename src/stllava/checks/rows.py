@@ -21,7 +21,8 @@ _REASONS = {
     "follows": re.compile(r"its image was dropped"),
     "corrupt": re.compile(
         r"cannot be read|not an image of a known kind|pixels, more than|more than [\d,]+ pixels"
-        r"|too large|truncated|damaged|decod|no finite pixel|bits per channel|cannot be followed"
+        r"|too large(?! for a number)|truncated|damaged|decod|no finite pixel|bits per channel"
+        r"|cannot be followed"
     ),
 }
 

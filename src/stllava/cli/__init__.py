@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from stllava.cli.checkpoint import convert, export
+from stllava.cli.console import flowing as _flowing
+from stllava.cli.data import app as data_app
+from stllava.cli.data import convert_preferences, unpack
+from stllava.cli.data_check import check, stats
+from stllava.cli.judge import app as judge_app
 from stllava.cli.loop import (
     STAGE_HELP,
     demo,
@@ -21,6 +25,8 @@ from stllava.cli.loop import (
     status,
     version,
 )
+from stllava.cli.review import app as review_app
+from stllava.cli.score import compare, score
 from stllava.cli.show import doctor, inspect
 from stllava.errors import StllavaError
 
@@ -42,25 +48,30 @@ def _options(
     )
 
 
-def _flowing(command: Callable[..., None]) -> str:
-    """A docstring whose paragraphs wrap at the terminal's width, not at ours."""
-    paragraphs = (command.__doc__ or "").split("\n\n")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-
-
 # In the order of --help.
 app.command()(version)
 app.command()(demo)
 app.command()(run)
 for _name in STAGE_HELP:
-    app.command(_name)(stage_command(_name))
+    if _name == "judge":  # the stage and its verbs
+        app.add_typer(judge_app, name="judge", short_help=STAGE_HELP[_name])
+    else:
+        app.command(_name)(stage_command(_name))
 app.command()(report)
 app.command()(status)
 app.command()(recipes)
+app.command(help=_flowing(score))(score)
+app.command(help=_flowing(compare))(compare)
 app.command(help=_flowing(inspect))(inspect)
 app.command(help=_flowing(convert))(convert)
 app.command(help=_flowing(export))(export)
 app.command(help=_flowing(doctor))(doctor)
+app.add_typer(data_app, name="data")
+app.add_typer(review_app, name="review")
+data_app.command("check", help=_flowing(check))(check)
+data_app.command("stats", help=_flowing(stats))(stats)
+data_app.command("convert", help=_flowing(convert_preferences))(convert_preferences)
+data_app.command("unpack", help=_flowing(unpack))(unpack)
 
 
 def main() -> None:

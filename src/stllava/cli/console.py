@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -45,6 +46,12 @@ class Bars:
 
     def note(self, text: str) -> None:
         self.progress.console.print(f"             {text}", style="dim")
+
+
+def flowing(command: Callable[..., None]) -> str:
+    """A docstring whose paragraphs wrap at the terminal's width, not at ours."""
+    paragraphs = (command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def quiet_libraries() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,8 @@ RunOption = Annotated[Path, typer.Option("--run", help="run directory; made if i
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="section.field=value; may be repeated")
 ]
+
+YesOption = Annotated[bool, typer.Option("--yes", help="agree to pay for calls to a remote judge")]
 
 STAGE_HELP = {
     "prepare": "Read data: images, conversations, splits, benchmark questions, what was dropped.",
@@ -53,16 +56,24 @@ def run(
     redo: Annotated[
         str | None, typer.Option("--redo", help="start this stage over; the old is kept aside")
     ] = None,
+    yes: YesOption = False,
 ) -> None:
     """Carry out a whole recipe, from images to the report; goes on where it was interrupted."""
-    _run(recipe, run, overrides, redo=redo)
+    _run(recipe, run, overrides, redo=redo, yes=yes)
+
+
+def run_stage(
+    name: str, recipe: str, run: Path, overrides: list[str] | None, *, yes: bool = False
+) -> None:
+    """Carry out one stage."""
+    _run(recipe, run, overrides, stages=(name,), yes=yes)
 
 
 def stage_command(name: str) -> Callable[..., None]:
     """The verb that carries out one stage."""
 
     def command(recipe: RecipeArg, run: RunOption, overrides: SetOption = None) -> None:
-        _run(recipe, run, overrides, stages=(name,))
+        run_stage(name, recipe, run, overrides)
 
     command.__doc__ = STAGE_HELP[name]
     return command
@@ -75,6 +86,7 @@ def _run(
     *,
     redo: str | None = None,
     stages: tuple[str, ...] | None = None,
+    yes: bool = False,
 ) -> None:
     from stllava.files import disk_errors
     from stllava.pipeline import STAGES, Job, run_controls, self_train
@@ -90,7 +102,7 @@ def _run(
         if redo:
             _supersede(opened, redo, bars)
         opened.start(resolved.dump())
-        job = Job(opened, resolved, bars)
+        job = Job(opened, resolved, bars, agree=agreement(yes))
         if stages is None:
             self_train(job)
             if resolved.controls:
@@ -101,6 +113,15 @@ def _run(
             STAGES[name](job)
     if stages is None:
         report(path)
+
+
+def agreement(yes: bool) -> Callable[[str], bool] | None:
+    """Who is asked before money is spent: nobody where it is agreed or nobody is there."""
+    if yes:
+        return lambda _: True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    return lambda said: typer.confirm(f"{said}. Send?", err=True)
 
 
 def _supersede(opened: Any, redo: str, bars: Bars) -> None:

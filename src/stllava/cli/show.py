@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +27,9 @@ MIB = 2**20
 
 
 def inspect(
-    checkpoint: Annotated[Path, typer.Argument(help="folder of a checkpoint or an adapter")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="folder of a checkpoint or an adapter, or a packaged base policy")
+    ],
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", help="also estimate the memory of this recipe's training stages"),
@@ -47,6 +50,9 @@ def inspect(
     except ImportError as error:
         raise MissingExtra(error.name or "safetensors", "train") from error
 
+    packaged = Path(str(resources.files("stllava") / "assets")) / checkpoint.name
+    if not checkpoint.exists() and checkpoint.name == str(checkpoint) and packaged.is_dir():
+        checkpoint = packaged
     found = inspect_folder(checkpoint)
     quiet_libraries()
     plans = memory_plans(checkpoint, recipe, overrides or []) if recipe else {}

@@ -13,7 +13,9 @@ from stllava.files import read_json, sha256
 
 PURPOSE = {
     "train": "training, generation, inspect and export",
+    "data": "Parquet files",
     "dicom": "DICOM files",
+    "qlora": "a base in 4 bits",
     "web": "the web page",
     "ray": "generation on several machines",
     "vllm": "generation with vLLM",

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from stllava.records import Request, Usage
 
 MAX_RETRY_AFTER_S = 300.0  # what a server may ask for and get
+MAX_TOLD_TOKENS = 8  # of a reply, whose alternatives are kept
 
 
 class _Message(BaseModel):
@@ -22,11 +24,17 @@ class _Message(BaseModel):
 class _Choice(BaseModel):
     message: _Message
     finish_reason: str | None = None
+    logprobs: Any = None  # read where it has the usual form; a reply is good without
+
+
+class _Details(BaseModel):
+    cached_tokens: int | None = None
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: int | None = Field(None, ge=0)
+    completion_tokens: int | None = Field(None, ge=0)
+    prompt_tokens_details: _Details | None = None
 
 
 class Completion(BaseModel):
@@ -37,14 +45,25 @@ class Completion(BaseModel):
     usage: _Usage | None = None
 
 
+def is_local(base_url: str | None) -> bool:
+    """True where what is sent stays on this machine."""
+    host = urlsplit(base_url or "").hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def messages(request: Request, image_uri: str) -> list[dict[str, Any]]:
-    """Turns as chat messages; the image stands before the first question, as in training."""
+    """Turns as chat messages; the image stands before the first question, as in training.
+
+    With `request.image_last` it stands after it. An `image_uri` of "" sends none.
+    """
     messages: list[dict[str, Any]] = []
     for turn in request.turns:
         content: Any = turn.question
-        if not messages:
+        if not messages and image_uri:
             image = {"type": "image_url", "image_url": {"url": image_uri}}
             content = [image, {"type": "text", "text": turn.question}]
+            if request.image_last:
+                content.reverse()
         messages.append({"role": "user", "content": content})
         if turn.answer is not None:
             messages.append({"role": "assistant", "content": turn.answer})
@@ -56,15 +75,47 @@ def draw_fields(completion: Completion) -> dict[str, Any]:
     choice = completion.choices[0]
     said: dict[str, Any] = {"model": completion.model}
     if (usage := completion.usage) is not None:
+        details = usage.prompt_tokens_details
         said["usage"] = Usage(
-            prompt_tokens=usage.prompt_tokens or 0, completion_tokens=usage.completion_tokens or 0
+            prompt_tokens=usage.prompt_tokens or 0,
+            completion_tokens=usage.completion_tokens or 0,
+            cached_tokens=(details and details.cached_tokens) or 0,
         )
     if choice.finish_reason == "content_filter":
         return {**said, "text": "", "finish": "refused"}  # what was said before the cut is no reply
     if choice.message.refusal:
         return {**said, "text": choice.message.refusal, "finish": "refused"}
+    if (alternatives := _alternatives(choice.logprobs)) is not None:
+        said["alternatives"] = alternatives
     finish = "length" if choice.finish_reason == "length" else "stop"
     return {**said, "text": choice.message.content or "", "finish": finish}
+
+
+def _alternatives(logprobs: Any) -> tuple[dict[str, float], ...] | None:
+    """Of the first tokens: what else could have been said, with natural logs; None if not told."""
+    tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not isinstance(tokens, list):
+        return None
+    told = []
+    for token in tokens[:MAX_TOLD_TOKENS]:
+        given = token.get("top_logprobs") if isinstance(token, dict) else None
+        pairs = [(x.get("token"), x.get("logprob")) for x in given or () if isinstance(x, dict)]
+        told.append(
+            {
+                text: float(log)
+                for text, log in pairs
+                if isinstance(text, str) and isinstance(log, int | float) and math.isfinite(log)
+            }
+        )
+    return tuple(told) if any(told) else None
+
+
+def kept_fields(raw: str) -> dict[str, Any]:
+    """Fields of a Draw from a body that was kept; the body of an error is a filter's refusal."""
+    try:
+        return draw_fields(Completion.model_validate_json(raw))
+    except ValidationError:
+        return {"text": "", "finish": "refused"}
 
 
 def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
@@ -78,3 +129,32 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
         except ValueError:
             return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
+
+
+def text_tokens(said: list[dict[str, Any]]) -> int:
+    """More tokens than the texts of messages have, by any usual tokenizer.
+
+    One for three bytes of UTF-8: English has four to a token, a Chinese character three bytes.
+    """
+    parts = [part for message in said for part in _texts(message["content"])]
+    return (
+        16
+        + 8 * len(said)
+        + sum(math.ceil(len(part.encode("utf-8", "replace")) / 3) for part in parts)
+    )
+
+
+def _texts(content: str | list[dict[str, Any]]) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    return [part["text"] for part in content if part["type"] == "text"]
+
+
+def image_tokens(side: int) -> int:
+    """More tokens than most providers count for a square of `side` pixels, at most 2048.
+
+    The largest of: 85 + 170 per tile of 512 (OpenAI, high detail), side^2 / 750 (Anthropic), and
+    one for each 28 x 28 pixels (Qwen and its like). `judge.image_tokens` says it for others.
+    """
+    tiles = math.ceil(min(side, 768) / 512) ** 2
+    return max(85 + 170 * tiles, math.ceil(side * side / 750), math.ceil(side / 28) ** 2)

@@ -17,6 +17,10 @@ Side = Literal[-1, 0, 1]
 SideOf = Callable[[Preference], Side]
 
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+_ASKS_YES_NO = re.compile(
+    r"(is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|may)\b"
+)
+_ASKS = re.compile(r"(how many|what|which|where|when|who|whose|why|how|describe|list|name)\b")
 
 
 class Tally:
@@ -55,18 +59,48 @@ def length_side(preference: Preference) -> Side:
     return 0 if gap == 0 else 1 if gap > 0 else -1
 
 
+def question_type(question: str) -> str:
+    """By its opening words: "yes/no", "how many", "what", "where", ..., or "other"."""
+    words = " ".join(re.findall(r"\w+", question.lower()))
+    if _ASKS_YES_NO.match(words):
+        return "yes/no"
+    opening = _ASKS.match(words)
+    return opening.group(1) if opening else "other"
+
+
 def cap_per_image(
     preferences: Sequence[Preference], limit: int, *, seed: int, tally: Tally
 ) -> list[Preference]:
     """At most `limit` preferences of an image: the largest margins, equal ones by the seed."""
-    by_image: dict[str, list[Preference]] = defaultdict(list)
+    return _cap("max_per_image", "its image", lambda p: p.image, preferences, limit, seed, tally)
+
+
+def cap_per_question_type(
+    preferences: Sequence[Preference], limit: int, *, seed: int, tally: Tally
+) -> list[Preference]:
+    """At most `limit` preferences of a `question_type`, chosen likewise."""
+    rule = "max_per_question_type"
+    kind = "its question type"
+    return _cap(rule, kind, lambda p: question_type(p.question), preferences, limit, seed, tally)
+
+
+def _cap(
+    rule: str,
+    what: str,
+    key: Callable[[Preference], str],
+    preferences: Sequence[Preference],
+    limit: int,
+    seed: int,
+    tally: Tally,
+) -> list[Preference]:
+    groups: dict[str, list[Preference]] = defaultdict(list)
     for preference in preferences:
-        by_image[preference.image].append(preference)
+        groups[key(preference)].append(preference)
     kept: set[str] = set()
-    for group in by_image.values():
-        group.sort(key=lambda p: (-p.margin, _rank(seed, "max_per_image", p)))
+    for group in groups.values():
+        group.sort(key=lambda p: (-p.margin, _rank(seed, rule, p)))
         kept.update(p.id for p in group[:limit])
-    return _keep(preferences, kept, "max_per_image", f"more than {limit} of its image", tally)
+    return _keep(preferences, kept, rule, f"more than {limit} of {what}", tally)
 
 
 def balance(

@@ -7,18 +7,25 @@ down with its reason, and every rule counts what went in and what came out.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 from stllava.config import PreferSection
-from stllava.judging.balance import Tally, balance, cap_per_image, num_words
+from stllava.judging.balance import (
+    Tally,
+    balance,
+    cap_per_image,
+    cap_per_question_type,
+    num_words,
+)
 from stllava.judging.pairing import IDENTICAL, Pair, normalise, pairs, unanswerable
+from stllava.judging.states import JUDGED, by_order, by_pair, outcome_of, points
 from stllava.records import Answers, Draw, Dropped, Preference, Verdict
 
 
 class PreferResult(NamedTuple):
-    """`counts`: rule -> in and out, "verdicts" -> number by state, "dropped" -> by reason."""
+    """`counts`: rule -> in and out; "verdicts" and "pairs" by state; "dropped" by reason."""
 
     preferences: list[Preference]  # in the order of the answers
     dropped: list[Dropped]
@@ -34,20 +41,20 @@ def prefer(
 ) -> PreferResult:
     """Make preferences. Verdicts with the blank view are for audits and are not used."""
     tally = Tally("prefer")
-    by_answers: dict[str, dict[str, Verdict]] = defaultdict(dict)
-    for verdict in verdicts:
-        if verdict.view == "image":
-            # The last of an id counts: it is a failed call that was asked again.
-            by_answers[verdict.answers_id][verdict.id] = verdict
-    for said in by_answers.values():
-        tally.counts["verdicts"].update(verdict.state for verdict in said.values())
+    by_answers: dict[str, dict[Pair, list[Verdict]]] = defaultdict(dict)
+    for (answers_id, pair), said in by_pair(verdicts).items():
+        by_answers[answers_id][pair] = said
+        tally.counts["verdicts"].update(verdict.state for verdict in said)
+        tally.counts["pairs"][outcome_of(said).state] += 1
     kept: list[Preference] = []
     for item in answers:
-        kept += _prefer_one(item, by_answers.pop(item.id, {}).values(), settings, tally)
+        kept += _prefer_one(item, by_answers.pop(item.id, {}), settings, tally)
     for answers_id in by_answers:
         tally.drop(answers_id, "judged, but there are no such answers")
     if settings.max_per_image is not None:
         kept = cap_per_image(kept, settings.max_per_image, seed=seed, tally=tally)
+    if settings.max_per_question_type is not None:
+        kept = cap_per_question_type(kept, settings.max_per_question_type, seed=seed, tally=tally)
     kept = balance(
         kept,
         yes_no=settings.balance_yes_no,
@@ -62,23 +69,24 @@ def prefer(
 
 
 def _prefer_one(
-    item: Answers, verdicts: Iterable[Verdict], settings: PreferSection, tally: Tally
+    item: Answers,
+    judged: Mapping[Pair, list[Verdict]],
+    settings: PreferSection,
+    tally: Tally,
 ) -> list[Preference]:
     """The preferences of one question: up to one per pair, or one in all."""
-    by_pair: dict[Pair, list[Verdict]] = defaultdict(list)
-    for verdict in verdicts:
-        i, j = verdict.pair
-        by_pair[min(i, j), max(i, j)].append(verdict)
-    if not by_pair:
+    if not judged:
         tally.drop(item.id, _why_unjudged(item))
     usable: dict[str, list[Verdict]] = {}
-    for pair, said in by_pair.items():
+    for pair, said in judged.items():
         where = f"{item.id}/d{pair[0]}-d{pair[1]}"
         reason = _why_unusable(item, pair, said, strict=settings.orders_must_agree)
         if not tally.passes("judged", reason is None):
             tally.drop(where, str(reason))
-        elif settings.orders_must_agree and not tally.passes("orders_must_agree", _agree(said)):
-            tally.drop(where, "the orders name different winners")
+        elif settings.orders_must_agree and not tally.passes(
+            "orders_must_agree", outcome_of(said).state != "inconsistent"
+        ):
+            tally.drop(where, "the orders do not name the same winner")
         else:
             usable[where] = said
     if settings.select == "best_worst" and usable:
@@ -105,28 +113,23 @@ def _why_unusable(
         return reason
     if normalise(draws[0].text) == normalise(draws[1].text):
         return IDENTICAL
-    failed = {verdict.state for verdict in said} - {"ok", "tie"}
-    if failed and (strict or len(failed) == len({verdict.state for verdict in said})):
-        return "verdict " + ", ".join(sorted(failed))
+    if strict and (state := outcome_of(said).state) not in (*JUDGED, "inconsistent"):
+        return f"verdict {state}"
+    if not any(verdict.state in JUDGED for verdict in said):
+        return "verdict " + ", ".join(sorted({verdict.state for verdict in said}))
     return None
 
 
-def _agree(said: Iterable[Verdict]) -> bool:
-    return len({verdict.winner for verdict in said if verdict.state == "ok"}) <= 1
-
-
 def _mean_scores(said: Iterable[Verdict]) -> dict[int, float]:
-    """Draw index -> its mean score over the verdicts about it.
+    """Draw index -> its mean points over the pairs and orders it was shown in.
 
-    A judge that ranks without scoring gives 1 to the winner, 0 to the loser, 0.5 in a tie.
+    Repeated samples of one order are averaged before, so that none weighs more for them.
     """
     scores: dict[int, list[float]] = defaultdict(list)
-    for verdict in said:
-        if verdict.state not in ("ok", "tie"):
-            continue
-        for position, index in enumerate(verdict.pair):
-            rank = 0.5 if verdict.winner is None else float(verdict.winner == index)
-            scores[index].append(verdict.scores[position] if verdict.scores else rank)
+    for repeats in by_order(said).values():
+        given = [points(verdict) for verdict in repeats if verdict.state in JUDGED]
+        for index in given[0] if given else ():
+            scores[index].append(fmean(one[index] for one in given))
     return {index: fmean(values) for index, values in scores.items()}
 
 

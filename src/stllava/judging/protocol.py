@@ -1,7 +1,7 @@
 """The Judge protocol, and the judge that asks a model.
 
-One call per pair and order. The judge that labels pairs should not be the only one that evaluates
-the result, and nothing here knows which use its verdicts are put to.
+One request per pair and order, with as many draws as samples. The judge that labels pairs should
+not be the only one that evaluates the result; nothing here knows what its verdicts are used for.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from stllava.files import utc_now
 from stllava.generation.protocol import Generator, Sampling
+from stllava.judging.outcome import needs_repair, outcome
 from stllava.judging.pairing import IDENTICAL, Pair, normalise, unanswerable
-from stllava.judging.parse import looks_refused, parse_scores
-from stllava.prompts import RUBRICS, Rubric
+from stllava.judging.rubrics import load_rubric
+from stllava.prompts import Rubric
 from stllava.records import Answers, Draw, Request, Turn, Verdict
 
 GREEDY = Sampling()
+MAX_REPAIRS = 16  # asked together; until then what comes after the first of them is held back
+MAX_HELD = 256
+CHOICE_TOKENS = 16  # of a reply that is one letter
+TOP_LOGPROBS = 10
 
 
 class Judge(Protocol):
@@ -38,13 +43,17 @@ class _Case(NamedTuple):
 
     known: dict[str, Any]  # the fields of its Verdict that need no call
     request: Request | None  # None: `known` is the whole verdict
+    reply: Draw | None = None
 
 
 class ModelJudge:
     """A judge that is a Generator, a rubric and a parser.
 
-    `name` identifies the model in verdict ids. `orders="one"` shows the pair's first draw first,
-    as the paper does; "both" also swaps them, which is what tells a preference from a habit.
+    `name` identifies the judge in verdict ids, `model` is the model id that is asked for. `rubric`
+    is a name, a file or a Rubric. `orders="one"` shows the pair's first draw first, as the paper
+    does; "both" also swaps them, which is what tells a preference from a habit. `samples` repeats
+    each call. `repair` asks once more, quoting the form, where a reply cannot be read. `view` goes
+    into the verdicts; what is shown for an image is the generator's business.
     The default is greedy (the released code sampled at 0.2 without a seed; not in the paper).
     """
 
@@ -54,7 +63,11 @@ class ModelJudge:
         *,
         name: str,
         orders: Literal["one", "both"],
-        rubric: str = "paper",
+        rubric: str | Rubric = "paper",
+        view: Literal["image", "blank"] = "image",
+        samples: int = 1,
+        repair: bool = False,
+        model: str | None = None,
         clock: Callable[[], str] = utc_now,
         sampling: Sampling = GREEDY,
         max_tokens: int = 512,
@@ -62,68 +75,128 @@ class ModelJudge:
         self.name = name
         self._generator = generator
         self._both = orders == "both"
-        self._rubric = RUBRICS[rubric]
+        self._rubric = load_rubric(rubric) if isinstance(rubric, str) else rubric
+        self._view = view
+        self._samples = samples
+        self._repair = repair
+        self._model = model
         self._clock = clock
         self._sampling = sampling
-        self._max_tokens = max_tokens
+        choice = self._rubric.output == "choice"
+        self._max_tokens = min(max_tokens, CHOICE_TOKENS) if choice else max_tokens
+        self._top_logprobs = TOP_LOGPROBS if choice else None
 
     def judge(
         self, items: Iterable[tuple[Answers, Pair]], *, done: Container[str] = ()
     ) -> Iterator[Verdict]:
-        """One verdict per item and order, in that order. Items are read as calls finish."""
+        """One verdict per item, order and sample, in that order. Items are read as calls finish."""
+        held: list[_Case] = []
+        num_repairs = 0
+        for case in self._replied(items, done):
+            held.append(case)
+            num_repairs += self._repair and self._is_unread(case)
+            if not num_repairs or num_repairs == MAX_REPAIRS or len(held) == MAX_HELD:
+                yield from self._verdicts(held)
+                held, num_repairs = [], 0
+        yield from self._verdicts(held)
+
+    def _replied(
+        self, items: Iterable[tuple[Answers, Pair]], done: Container[str]
+    ) -> Iterator[_Case]:
+        """Cases in order, with their replies where they need one."""
         waiting: deque[_Case] = deque()
 
         def requests() -> Iterator[Request]:
-            for case in self._cases(items):
-                if case.known["id"] in done:
-                    continue
-                waiting.append(case)
-                if case.request is not None:
-                    yield case.request
+            for answers, pair in items:
+                for order in (pair, pair[::-1]) if self._both else (pair,):
+                    cases = self._cases(answers, pair, order)
+                    if all(case.known["id"] in done for case in cases):
+                        continue
+                    waiting.extend(cases)
+                    if (request := cases[0].request) is not None:
+                        yield request
 
         for reply in self._generator.generate(requests(), self._sampling):
-            yield from self._settled(waiting)
+            while waiting[0].request is None:
+                yield waiting.popleft()
             case = waiting.popleft()
             assert case.request is not None
             assert case.request.id == reply.request_id
-            yield self._verdict(case.known, **_outcome(reply, case.known))
-        yield from self._settled(waiting)
+            if case.known["id"] not in done:
+                yield case._replace(reply=reply)
+        yield from (case for case in waiting if case.known["id"] not in done)
 
-    def _settled(self, waiting: deque[_Case]) -> Iterator[Verdict]:
-        """The verdicts at the head of the queue that need no call."""
-        while waiting and waiting[0].request is None:
-            yield self._verdict(waiting.popleft().known)
+    def _is_unread(self, case: _Case) -> bool:
+        return case.reply is not None and needs_repair(case.reply, self._rubric)
 
-    def _verdict(self, known: dict[str, Any], **outcome: Any) -> Verdict:
-        return Verdict(**known, **outcome, time=self._clock())
+    def _verdicts(self, cases: list[_Case]) -> Iterator[Verdict]:
+        """Verdicts of cases whose calls are done; what cannot be read is asked for once more."""
+        unread = [case for case in cases if self._repair and self._is_unread(case)]
+        repairs: dict[str, Draw] = {}
+        if unread:
+            asked = map(self._repair_request, unread)
+            for draw in self._generator.generate(asked, self._sampling):
+                repairs[draw.request_id] = draw
+        for case in cases:
+            known, reply = case.known, case.reply
+            if reply is None:
+                yield Verdict(**known, time=self._clock())
+                continue
+            repair = repairs.get(_repair_id(known["id"]))
+            fields = outcome(
+                reply, self._rubric, pair=known["pair"], order=known["order"], repair=repair
+            )
+            yield Verdict(**known, **fields, model=self._model, time=reply.time or self._clock())
 
-    def _cases(self, items: Iterable[tuple[Answers, Pair]]) -> Iterator[_Case]:
-        for answers, pair in items:
-            for order in (pair, pair[::-1]) if self._both else (pair,):
-                yield self._case(answers, pair, order)
+    def _repair_request(self, case: _Case) -> Request:
+        """The same request, the reply to it, and the form once more."""
+        assert case.request is not None
+        assert case.reply is not None
+        (turn,) = case.request.turns
+        again = Turn(question=self._rubric.repair)
+        turns = (turn.model_copy(update={"answer": case.reply.text}), again)
+        fields = {"id": _repair_id(case.known["id"]), "turns": turns, "num_draws": 1}
+        return case.request.model_copy(update=fields)
 
-    def _case(self, answers: Answers, pair: Pair, order: Pair) -> _Case:
+    def _cases(self, answers: Answers, pair: Pair, order: Pair) -> list[_Case]:
+        """One case per sample; they share the request, whose draws they are."""
         draws = {draw.index: draw for draw in answers.draws}
         first, second = (draws[index] for index in order)
-        known: dict[str, Any] = {
-            "id": verdict_id(answers, order, judge=self.name, rubric=self._rubric),
-            "answers_id": answers.id,
-            "pair": pair,
-            "order": order,
-            "judge": self.name,
-        }
+        rubric = self._rubric
+        common: dict[str, Any] = {"view": self._view, "judge": self.name}
+        ids = [
+            verdict_id(answers, order, rubric=rubric, sample=n, **common)
+            for n in range(self._samples)
+        ]
+        common |= {"answers_id": answers.id, "pair": pair, "order": order}
+        common |= {"rubric": rubric.name, "rubric_version": rubric.version}
+        request = None
         if (reason := unanswerable(first, second)) is not None:
-            return _Case({**known, "state": "skipped", "reason": reason}, None)
-        if normalise(first.text) == normalise(second.text):
-            return _Case({**known, "state": "tie", "reason": IDENTICAL}, None)
-        prompt = self._rubric.build(answers.question, first.text, second.text)
-        request = Request(
-            id=known["id"],
-            image=answers.image,
-            turns=(Turn(question=prompt),),
-            max_tokens=self._max_tokens,
-        )
-        return _Case(known, request)
+            common |= {"state": "skipped", "reason": reason}
+        elif normalise(first.text) == normalise(second.text):
+            common |= {"state": "tie", "reason": IDENTICAL}
+        else:
+            prompt = rubric.build(answers.question, first.text, second.text, nonce(ids[0]))
+            request = Request(
+                id=ids[0],
+                image=answers.image,
+                turns=(Turn(question=prompt),),
+                num_draws=self._samples,
+                max_tokens=self._max_tokens,
+                image_last=rubric.image_last,
+                response=rubric.response,
+                top_logprobs=self._top_logprobs,
+            )
+        return [_Case({"id": name, "sample": n, **common}, request) for n, name in enumerate(ids)]
+
+
+def nonce(verdict: str) -> str:
+    """Eight hex digits that no candidate can know: they follow from both texts and the order."""
+    return hashlib.sha256(f"nonce/{verdict}".encode()).hexdigest()[:8]
+
+
+def _repair_id(verdict: str) -> str:
+    return f"{verdict}/repair"
 
 
 def verdict_id(
@@ -144,29 +217,3 @@ def verdict_id(
     asked = [answers.id, answers.image, answers.question, shown]
     identity = [*asked, view, sample, judge, rubric.name, rubric.version]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-
-
-def _outcome(reply: Draw, known: dict[str, Any]) -> dict[str, Any]:
-    """What a reply adds to its verdict: always a state, and a winner only when there is one."""
-    said: dict[str, Any] = {
-        "reply": reply.text,
-        "usage": reply.usage,
-        "model_returned": reply.model,
-    }
-    if reply.finish == "error":
-        return {**said, "state": "transport_failed", "reason": "no reply after all tries"}
-    if reply.finish == "refused":
-        if not reply.text:
-            return {**said, "state": "filtered", "reason": "stopped by a content filter"}
-        return {**said, "state": "refused", "reason": "the model refused"}
-    parsed = parse_scores(reply.text, cut=reply.finish == "length")
-    if parsed.scores is None:
-        if looks_refused(reply.text):
-            return {**said, "state": "refused", "reason": "the reply reads as a refusal"}
-        return {**said, "state": "unparsed", "reason": parsed.reason}
-    first, second = parsed.scores
-    swapped = known["order"] != known["pair"]
-    said["scores"] = (second, first) if swapped else (first, second)
-    if first == second:
-        return {**said, "state": "tie", "reason": "equal scores"}
-    return {**said, "state": "ok", "winner": known["order"][0 if first > second else 1]}

@@ -37,13 +37,18 @@ _LEADING = re.compile(
     r"(?:(?P<yes>yes|yeah|yep|yup)\b|(?P<yes_alone>(?:true|correct|affirmative)(?=\W*(?:$|[.,;])))|"
     r"(?P<no>(?:no|nope)\b)|(?P<no_alone>(?:false|incorrect|negative)(?=\W*(?:$|[.,;]))))"
 )
+_NOT = r"(?:not|\w+n't)"  # "is not clear", "isn't clear"
 _UNSURE = re.compile(
     r"\b(?:unclear|uncertain|unsure|inconclusive|indeterminate|equivocal|maybe|perhaps|possibl[ey]|"
-    r"may|might|could be|depends|not (?:sure|certain|clear|possible|able|enough)|"
-    r"(?:do not|don't) know|no (?:idea|way to|clear answer|definit\w+ answer|information)|"
-    r"insufficient|unable|difficult to|hard to|impossible|not (?:be )?(?:excluded|ruled out)|"
-    r"(?:can ?not|can't|could not|couldn't) (?:be )?(?:exclude|rule|determin|tell|say|assess|"
-    r"answer|confirm|conclu|know|provide|"
+    r"may|might|could be|depends|(?:do not|don't) know|"
+    rf"{_NOT} (?:\w+ly |really )?(?:sure|certain|clear|possible|able|enough|known|determinable|"
+    r"applicable|decidable)|"
+    rf"{_NOT} (?:\w+ )?enough (?:information|detail|context|evidence|data)|"
+    r"no (?:idea|way (?:to|of)|clear answer|definit\w+ answer|information)|"
+    r"insufficient|unable|difficult to|hard to|impossible|"
+    r"(?:not|neither) (?:be )?(?:\w+ly )?(?:excluded|ruled out|confirmed nor)|"
+    r"(?:can ?not|can't|could not|couldn't) (?:be )?(?:\w+ly )?(?:exclude|rule|determin|tell|told|"
+    r"say|said|assess|answer|confirm|conclu|know|provide|judge|evaluat|decide|"
     r"(?:see|view|access)\w* (?:the|this|any) (?:image|picture|scan)))"
 )
 _NEGATION = re.compile(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -64,6 +64,7 @@ class Job:
     reporter: Reporter = field(default_factory=Quiet)
     control: str | None = None  # name of the control this is, if it is one
     own: tuple[str, ...] = OWN  # stages that this control does not share
+    agree: Callable[[str], bool] | None = None  # asked before money is spent; None: nobody is there
 
     def stage(self, name: str) -> Stage:
         shared = self.control is None or name.split("/")[0] not in self.own

@@ -1,22 +1,33 @@
-"""judge and prefer: pairs of answers get verdicts, clear verdicts become training pairs."""
+"""judge: pairs of answers get verdicts, whoever judges."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from pathlib import Path
-from urllib.parse import urlsplit
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, nullcontext
+from functools import partial
 
-from stllava.errors import JudgeError, RunError
-from stllava.files import write_json
-from stllava.generation.protocol import Generator, Sampling
-from stllava.judging.pairing import pairs
-from stllava.judging.prefer import prefer as make_preferences
-from stllava.judging.protocol import Judge, ModelJudge
-from stllava.phantom.oracle import OracleGenerator
-from stllava.phantom.truth import read_truth
+from stllava.errors import JudgeError
+from stllava.files import read_records
+from stllava.judging.budget import Plan
+from stllava.judging.ledger import Ledger
+from stllava.judging.pairing import Pair, pairs
+from stllava.pipeline import calls, judges
+from stllava.pipeline import verdicts as written
+from stllava.pipeline.asking import (
+    generator_of,
+    is_paid,
+    model_judge,
+    opened_judge,
+    rubric_name,
+    settings_of,
+    without_images,
+)
 from stllava.pipeline.job import Job
+from stllava.pipeline.judge_bench import require_competence
+from stllava.pipeline.jury import members
 from stllava.records import Answers, Verdict
+from stllava.stage import Stage
 
 FLUSH_S = 2.0  # paid replies are on disk at the latest after so many seconds
 
@@ -24,100 +35,128 @@ FLUSH_S = 2.0  # paid replies are on disk at the latest after so many seconds
 def judge(job: Job) -> None:
     """Write verdicts.jsonl, record by record; what is there is not asked for again."""
     stage = job.stage("judge")
-    settings = job.recipe.judge.model_dump(
-        mode="json", exclude={"concurrency", "timeout_s", "max_tries", "key_file", "api_key_env"}
-    )
-    if job.recipe.judge.kind == "phantom":
-        settings["accuracy"] = job.recipe.phantom.judge_accuracy
-    settings["seed"] = job.recipe.seed
-    inputs = [job.file("answer", "answers.jsonl")]
-    if not stage.begin(inputs=inputs, settings=settings, by_id=True):
+    inputs = [job.file("answer", "answers.jsonl"), *judges.inputs(job)]
+    if not stage.begin(inputs=inputs, settings=settings_of(job), by_id=True):
         return
-    every = job.stage("answer").read("answers.jsonl", Answers)
-    items = [(a, pair) for a in every for pair in pairs(a, job.recipe.judge.pairing)]
-    orders = 2 if job.recipe.judge.orders == "both" else 1
-    file = stage.path / "verdicts.jsonl"
-    said = stage.read("verdicts.jsonl", Verdict) if file.is_file() else []
-    done = {v.id for v in said if v.state != "transport_failed"}  # a failed call is no verdict
-    job.reporter.stage("judge", len(items) * orders)
+    require_competence(job)
+    stage.create("verdicts.jsonl")
+    done = calls.drop_passing(stage.path / "verdicts.jsonl")
+    num_pairs = sum(1 for _ in _items(job))
+    num_blank = sum(1 for _ in written.blank_sample(job, _items(job)))
+    total = (num_pairs + num_blank) * _replies_per_pair(job)
+    with ExitStack() as stack:
+        if is_paid(job):
+            calls.check_leaving(job)
+        book = stack.enter_context(calls.open_ledger(job)) if is_paid(job) else None
+        if book is not None:
+            calls.ask_before_paying(job, partial(plan, job, book, done))
+        if len(done) < total:
+            stack.enter_context(judges.managed_server(job))
+        job.reporter.stage("judge", total)
+        _write_verdicts(job, stage, _verdicts(job, book, done), book, len(done), total)
+    states, cost_usd = written.states(stage)
+    every = states["image"] + states["blank"]
+    if stopped := every.get("budget_stopped"):
+        cap = "max_calls" if job.recipe.judge.max_usd is None else "max_usd"
+        raise JudgeError(
+            f"{stage.path}: the budget is used up, {stopped} of {total} verdicts are missing; "
+            f"raise judge.{cap} and repeat the command"
+        )
+    if failed := every.get("transport_failed"):
+        job.reporter.note(f"{failed} calls failed; --redo judge asks for these again, no others")
+    more = written.summary(job, stage)
+    seen = states["image"]
+    stage.finish(
+        pairs=num_pairs, verdicts=seen.total(), states=dict(seen), cost_usd=cost_usd, **more
+    )
+
+
+def plan(job: Job, book: Ledger | None, done: Container[str] = ()) -> Plan:
+    """What the stage would still send, and what that would cost."""
+    counting = calls.count(job, book, rubric_name(job))
+    for _ in model_judge(job, counting).judge(_items(job), done=done):
+        pass
+    blank = calls.count(job, book, rubric_name(job), written.blank_uri(job))
+    for _ in model_judge(job, blank, "blank").judge(
+        written.blank_sample(job, _items(job)), done=done
+    ):
+        pass
+    return counting.plan.plus(blank.plan)
+
+
+def estimate(job: Job) -> Sequence[str]:
+    """What the stage would send and cost, in words. Raises JudgeError for judges that cost nothing.
+
+    Reads the ledger and the verdicts that are there; sends and writes nothing.
+    """
+    if job.recipe.judge.jury:
+        every = {name: estimate(alone) for name, alone in members(job).items()}
+        return [f"{name}: {line}" for name, lines in every.items() for line in lines]
+    if not is_paid(job):
+        raise JudgeError(
+            f"judge.kind: {job.recipe.judge.kind} asks nobody; there is nothing to pay"
+        )
+    job.file("answer", "answers.jsonl")
+    book = calls.open_ledger(job) if calls.ledger_path(job).is_file() else None
+    with book or nullcontext():
+        done = calls.standing(job.stage("judge").path / "verdicts.jsonl")
+        return plan(job, book, done).lines()
+
+
+def _verdicts(job: Job, book: Ledger | None, done: Container[str]) -> Iterator[Verdict]:
+    """Every pair, then a share of them again without the image."""
+    if job.recipe.judge.jury:
+        with (
+            closing(job.stage("judge")) as stage,
+            opened_judge(job, lambda: _items(job), stage=stage) as jury,
+        ):
+            yield from jury.judge(_items(job), done=done)
+        return
+    if job.recipe.judge.kind == "reference":
+        yield from judges.reference_judge(job).judge(_items(job), done=done)
+        return
+    if job.recipe.judge.kind == "expert":
+        return  # votes come later: see pipeline/review
+    generator = generator_of(job, book)
+    yield from model_judge(job, generator).judge(_items(job), done=done)
+    blank = without_images(job, book, generator) if job.recipe.judge.blank_share else None
+    if blank is not None:
+        again = written.blank_sample(job, _items(job))
+        yield from model_judge(job, blank, "blank").judge(again, done=done)
+
+
+def _write_verdicts(
+    job: Job,
+    stage: Stage,
+    verdicts: Iterable[Verdict],
+    book: Ledger | None,
+    num_done: int,
+    total: int,
+) -> None:
     flushed = time.monotonic()
-    for number, verdict in enumerate(_judge(job).judge(items, done=done), start=len(done) + 1):
+    for number, verdict in enumerate(verdicts, start=num_done + 1):
         stage.append("verdicts.jsonl", verdict)
+        if book is not None and verdict.state in ("refused", "unparsed"):
+            book.mark(verdict.id, verdict.state)
         if time.monotonic() - flushed > FLUSH_S:
             stage.flush()
             flushed = time.monotonic()
-        job.reporter.advance(number, len(items) * orders)
+        job.reporter.advance(number, total)
     stage.flush()
-    states = Counter(v.state for v in stage.read("verdicts.jsonl", Verdict)) if items else {}
-    stage.finish(pairs=len(items), verdicts=sum(states.values()), states=dict(states))
 
 
-def _judge(job: Job) -> Judge:
-    section = job.recipe.judge
-    sampling = Sampling(temperature=section.temperature, seed=job.recipe.seed)
-    return ModelJudge(
-        _generator(job),
-        name="phantom" if section.kind == "phantom" else section.model,
-        orders=section.orders,
-        sampling=sampling,
-        max_tokens=section.max_tokens,
-    )
+def _items(job: Job) -> Iterator[tuple[Answers, Pair]]:
+    """Every pair to judge, read as it is needed."""
+    for answers in read_records(job.stage("answer").path / "answers.jsonl", Answers):
+        for pair in pairs(answers, job.recipe.judge.pairing):
+            yield answers, pair
 
 
-def _generator(job: Job) -> Generator:
-    section = job.recipe.judge
-    if section.kind == "phantom":
-        if job.recipe.data.source != "phantom":
-            raise JudgeError("judge.kind: phantom knows drawn images only; set judge.kind=openai")
-        truth = read_truth(job.file("prepare", "truth.jsonl"))
-        return OracleGenerator(truth, accuracy=job.recipe.phantom.judge_accuracy)
-    if not (_is_local(section.base_url) or section.images_are_deidentified):
-        raise JudgeError(
-            f"judge {section.model}: images would leave this machine; if they are de-identified, "
-            "say so with --set judge.images_are_deidentified=true"
-        )
-    from stllava.generation.endpoint import EndpointGenerator  # its client loads slowly
-
-    return EndpointGenerator(
-        section.base_url,
-        section.model,
-        api_key_env=section.api_key_env,
-        key_file=Path(section.key_file) if section.key_file else None,
-        image_path=job.image_path,
-        timeout_s=section.timeout_s,
-        max_tries=section.max_tries,
-        concurrency=section.concurrency,
-    )
-
-
-def _is_local(base_url: str | None) -> bool:
-    host = urlsplit(base_url or "").hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def prefer(job: Job) -> None:
-    """Write preferences.jsonl: a pure function of answers, verdicts and the recipe's section."""
-    stage = job.stage("prefer")
-    inputs = [job.file("answer", "answers.jsonl"), job.file("judge", "verdicts.jsonl")]
-    settings = {**job.recipe.prefer.model_dump(mode="json"), "seed": job.recipe.seed}
-    if not stage.begin(inputs=inputs, settings=settings):
-        return
-    job.reporter.stage("prefer", 1)
-    result = make_preferences(
-        job.stage("answer").read("answers.jsonl", Answers),
-        job.stage("judge").read("verdicts.jsonl", Verdict),
-        job.recipe.prefer,
-        seed=job.recipe.seed,
-    )
-    for dropped in result.dropped:
-        stage.drop(dropped)
-    for preference in result.preferences:
-        stage.append("preferences.jsonl", preference)
-    stage.finish_unit(0)
-    write_json(stage.path / "counts.json", result.counts)
-    if not result.preferences:
-        reasons = Counter(d.reason for d in result.dropped).most_common(1)
-        why = f"; most often: {reasons[0][0]}" if reasons else ""
-        raise RunError(f"{stage.path}: no preference is left to train on{why}")
-    job.reporter.advance(1, 1)
-    stage.finish(preferences=len(result.preferences), rules=result.counts)
+def _replies_per_pair(job: Job) -> int:
+    """Verdicts per pair: a rule says the same in either order, an expert is asked elsewhere, and
+    a jury's votes are in another file."""
+    if job.recipe.judge.jury:
+        return 1
+    if job.recipe.judge.kind in ("reference", "expert"):
+        return int(job.recipe.judge.kind == "reference")
+    return (2 if job.recipe.judge.orders == "both" else 1) * job.recipe.judge.samples

@@ -106,9 +106,12 @@ def _keys(job: Job, stage: Stage, objective: DpoObjective) -> dict[str, str]:
 
 
 def _checkpoint_of(stage: Stage) -> str:
-    """sha256 of the checkpoint a stage was made from."""
+    """sha256 of the checkpoint a stage was made from: its input that is no file of records.
+
+    It is sft's, or, without instruction data, the base, whose folder may have any name.
+    """
     inputs: dict[str, str] = read_json(stage.path / "plan.json")["inputs"]
-    return next(digest for name, digest in inputs.items() if name.endswith("/checkpoint"))
+    return next(digest for name, digest in inputs.items() if not name.endswith(".jsonl"))
 
 
 def _check(job: Job, objective: DpoObjective, scorer: Any, source: str) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from stllava.records import Verdict
 from stllava.report.compare import Estimate
-from stllava.report.figures import SERIES, SIZE, Draw, Picture, bars, curve, dots, model_color, save
+from stllava.report.figures import SIZE, Draw, Picture, curve, dots, model_color, save
+from stllava.report.judge import Figure
 from stllava.report.load import Evaluation, Reader
 from stllava.report.measures import METRICS
 
@@ -81,18 +80,12 @@ class Charts:
         caption = f"n = {' / '.join(map(str, n))} answers to the test questions."
         return [*found, *self._save("answer-length", caption, _lengths(lengths))]
 
-    def judged(self) -> list[Picture]:
-        """Verdict states and the scores given."""
-        states: Counter[str] = Counter()
-        scores: Counter[float] = Counter()
-        for verdict in self.reader.records("judge/verdicts.jsonl", Verdict):
-            states[verdict.state] += 1
-            scores.update(verdict.scores or ())
-        each = f"n = {sum(states.values()):,} verdicts, one per pair and order."
-        given = f"n = {sum(scores.values()):,} scores, two per verdict that has any."
+    def judged(self, figures: Iterable[Figure]) -> list[Picture]:
+        """Verdict states, the scores given, habits."""
         return [
-            *self._save("judge-states", each, bars("Verdicts by state", states)),
-            *self._save("judge-scores", given, _scores(scores)),
+            picture
+            for name, caption, draw, height in figures
+            for picture in self._save(name, caption, draw, size=(SIZE[0], height))
         ]
 
 
@@ -120,25 +113,5 @@ def _lengths(lengths: Mapping[str, tuple[str, Sequence[int]]]) -> Draw | None:
         axes.grid(axis="y")
         axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
         axes.legend(loc="upper left")
-
-    return draw
-
-
-def _scores(scores: Mapping[float, int]) -> Draw | None:
-    if not scores:
-        return None
-    values, counts = np.array(list(scores)), np.array(list(scores.values()))
-    edges = np.arange(np.floor(values.min()) - 0.5, np.ceil(values.max()) + 1)
-    if len(edges) > 40 or len(edges) < 6:
-        edges = np.histogram_bin_edges(values, 10) if len(edges) > 40 else np.arange(0.5, 11)
-
-    def draw(axes: Any) -> None:
-        color = SERIES[1]
-        axes.hist(values, edges, weights=counts, color=color, rwidth=0.82)
-        axes.set_title("Scores given by the judge")
-        axes.set_xlabel("score")
-        axes.set_ylabel("number of scores")
-        axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.grid(axis="y")
 
     return draw

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from stllava.files import disk_errors, utc_now, write_text
-from stllava.report import process, samples
+from stllava.report import judge, process, samples
 from stllava.report.benchmarks import benchmark_table
 from stllava.report.charts import Charts
 from stllava.report.compare import MATCHED_WORDS, RULE, Estimate, compare, estimates, show_change
@@ -53,6 +53,7 @@ def write_report(run: Path) -> Path:
     models = [(evaluation, estimates(evaluation.items, seed=seed)) for evaluation in evaluated]
     charts = Charts(reader)
     stages = process.stage_rows(reader, evaluated)
+    audit, benches = judge.audited(reader), judge.benches(reader)
     with disk_errors(run):
         page = _render(
             recipe=recipe,
@@ -68,7 +69,8 @@ def write_report(run: Path) -> Path:
             **benchmark_table(build(run)),
             training_figures=charts.training(),
             result_figures=charts.results(models),
-            judge_figures=charts.judged(),
+            judge_figures=charts.judged(judge.figures(audit, benches)),
+            judges=judge.tables(audit, benches),
             asked=samples.pictures_asked(reader),
             pairs=samples.pairs(reader),
             trainings=process.trainings(reader),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stllava.errors import DataError
 from stllava.sources.place import Place, shards
-from stllava.sources.published import LICENCES, deviation
+from stllava.sources.published import LICENCES, deviation, refuse_other_size
 from stllava.sources.questions import Questions
 from stllava.sources.store import ImageStore
 from stllava.sources.table import Form, read_questions
@@ -22,9 +22,12 @@ FORMS = {"vqa-rad": "VQA-RAD (hub form)", "path-vqa": "PathVQA (hub form)"}
 
 
 def read(name: str, files: Sequence[Path], split: str, store: ImageStore) -> Questions:
-    """Read one split of the data set `name`, a key of FORMS."""
+    """Read one split of the data set `name`, a key of FORMS. Raises DataError for the other."""
     form = Form(name, split, infer_kind=True, licence=LICENCES[name])
     found = read_questions(files, store, form)
+    if not found.samples:  # a table of images alone is fine elsewhere, but no such data set
+        raise DataError(f"{files[0]}: no questions in it, so it is no form of {name}")
+    refuse_other_size(files[0], len(found.samples), split, FORMS[name])
     deviating = deviation(FORMS[name], split, found.samples)
     return found._replace(warnings=(*found.warnings, *([deviating] if deviating else [])))
 

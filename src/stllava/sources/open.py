@@ -9,9 +9,9 @@ from stllava.config import SourceSection
 from stllava.errors import RecipeError
 from stllava.reading import Entry, parquet
 from stllava.reading.table import read_rows
-from stllava.sources import SourceData, folder, hub, llava_json, messages, slake, table
+from stllava.sources import SourceData, folder, hub, llava_json, messages, table
 from stllava.sources.conversations import collect
-from stllava.sources.forms import read_path_vqa, read_vqa_rad
+from stllava.sources.forms import read_path_vqa, read_slake, read_vqa_rad
 from stllava.sources.place import Place, place_of, split_of
 from stllava.sources.questions import as_source
 from stllava.sources.store import ImageStore
@@ -73,7 +73,7 @@ def _vqa_rad(section: SourceSection, place: Place, extract_to: Path | None) -> S
 
 def _slake(section: SourceSection, place: Place, extract_to: Path | None) -> SourceData:
     split = split_of(place.file) or "train"
-    return as_source(slake.read_questions(place, split, language=section.language), "slake")
+    return as_source(read_slake(place, split, language=section.language), "slake")
 
 
 def _path_vqa(section: SourceSection, place: Place, extract_to: Path | None) -> SourceData:

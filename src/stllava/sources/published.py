@@ -1,4 +1,4 @@
-"""What is known about the published data sets: their sizes and their licences.
+"""What is known about the published data sets: sizes, licences, what tells their files apart.
 
 Sizes were counted from the files: VQA-RAD (Lau et al. 2018, osf.io/89kps), its MEVF form (Nguyen et
 al. 2019), SLAKE 1.0 (Liu et al. 2021), PathVQA (He et al. 2020) and the hub copies of
@@ -7,9 +7,11 @@ flaviagiammarino. Closed means: annotated so; in PathVQA and on the hub, answere
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from stllava.errors import DataError
 from stllava.records import VQASample
 
 
@@ -51,6 +53,37 @@ LICENCES = {
     "path-vqa": "PathVQA: text MIT (UCSD-AI4H/PathVQA); pictures from textbooks and PEIR, unclear",
     "llava-med": "LLaVA-Med data: CC BY-NC 4.0 (microsoft/LLaVA-Med)",
 }
+
+MARKS = {  # key of a record -> the form that has it; the hub's rows have none of them
+    "phrase_type": "vqa-rad",
+    "img_name": "slake",
+    "sentf": "path-vqa",
+    "conversations": "llava-med",
+    "kind": "jsonl",
+}
+
+
+def refuse_other(file: Path, keys: Iterable[str], wanted: str) -> None:
+    """Raise DataError if a file's keys are those of another form than the one `wanted`.
+
+    Rows with a question and an answer would otherwise be scored under the wrong name.
+    """
+    found = [MARKS[key] for key in keys if key in MARKS]
+    if found and wanted not in found:
+        raise DataError(
+            f"{file}: its form is {found[0]}, not {wanted}; name that benchmark instead"
+        )
+
+
+def refuse_other_size(file: Path, num: int, split: str, form: str) -> None:
+    """Raise DataError if hub rows are as many as another data set has: all have equal columns."""
+    others = (o for (o, s), size in SIZES.items() if s == split and size.total == num)
+    forms = [other for other in others if other.endswith("(hub form)")]
+    if forms and form not in forms:
+        raise DataError(
+            f"{file}: its {num} rows are those of {forms[0]} {split}, not of {form}; "
+            "name that one instead"
+        )
 
 
 def deviation(form: str, split: str, samples: Sequence[VQASample]) -> str:

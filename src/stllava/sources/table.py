@@ -71,7 +71,7 @@ def read_questions(files: Sequence[Path], store: ImageStore, form: Form) -> Ques
         collector.images.setdefault(image, SourceImage(image, row.path, row.group or image))
         if row.question:
             collector.samples.append(_sample(row, image, form))
-    warnings = [_inferred(rows, form)]
+    warnings = [_inferred(rows, form), _without_questions(files[0], rows)]
     return collector.finish(files[0], warnings=warnings, licence=form.licence)
 
 
@@ -155,6 +155,13 @@ def _inferred(rows: Sequence[Row], form: Form) -> str:
         f"{form.name} {form.split}: the file does not say which questions are closed; the "
         f"{num_closed} answered by yes or no count as closed, {len(unsaid) - num_closed} as open"
     )
+
+
+def _without_questions(file: Path, rows: Sequence[Row]) -> str:
+    """What must be said if a file gave images only, which may be a file of another form."""
+    if any(row.question for row in rows):
+        return ""
+    return f"{file.name}: no columns question and answer, so its {len(rows)} rows are images only"
 
 
 def files_of(split: str) -> tuple[str, ...]:

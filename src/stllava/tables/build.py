@@ -171,6 +171,9 @@ def _notes(
         judges = {dig(one, "judged", "judge") for one in said} - {None}
         if judges:
             yield f"{benchmark}: judged by {' and '.join(sorted(judges))}, beside recall and F1"
+        unread = sum(dig(one, "judged", "without_mark") or 0 for one in said)
+        if unread:
+            yield f"{benchmark}: {unread} answers have no mark: no reply, or none to read"
     if any(benchmark in BENCHMARKS for benchmark in benchmarks):
         yield (
             f"quoted: Table {layout} of the paper, not measured here, and scored by its lineage's "

@@ -90,6 +90,7 @@ def endpoint_generator(
         image_uri=image_uri,
         section=where,
         timeout_s=section.timeout_s,
+        call_limit_s=section.call_limit_s,
         max_tries=section.max_tries,
         concurrency=section.concurrency,
     )

@@ -147,7 +147,7 @@ def _data(job: Job) -> str:
 
 def _score_table(job: Job) -> Iterator[str]:
     """One line per complete evaluation of the run, controls left out."""
-    files = sorted(job.run.path.glob("eval/*/*/*/scores.json"))
+    files = sorted(job.run.path.glob("eval/*/*/image/scores.json"))
     files = [file for file in files if (file.parent / "stage.json").is_file()]
     files.sort(key=lambda file: ORDER.get(file.parts[-4], len(ORDER)))
     if not files:

@@ -61,16 +61,26 @@ def prepare(job: Job) -> None:
 
 
 def _sampled(job: Job, found: Gathered) -> Gathered:
-    """`data.sample` of the images that are not the benchmark's, and the talks about them."""
+    """`data.sample` of the images that are not the benchmark's, and what is said about them.
+
+    Stratified by source and, where its questions say so, by modality.
+    """
     number = job.recipe.data.sample
-    sources = {image.id: image.source for image in found.images if image.part == "train"}
-    if number is None or number >= len(sources):
+    modality = {s.image: s.categories.get("modality", "") for s in found.training_samples}
+    strata = {
+        image.id: f"{image.source}/{modality.get(image.id, '')}"
+        for image in found.images
+        if image.part == "train"
+    }
+    if number is None or number >= len(strata):
         return found
-    kept = set(sample_images(sources, number, job.recipe.seed, sources))
+    kept = set(sample_images(strata, number, job.recipe.seed, strata))
     kept |= {image.id for image in found.images if image.part != "train"}
     return found._replace(
         images=tuple(image for image in found.images if image.id in kept),
         conversations=tuple(talk for talk in found.conversations if talk.image in kept),
+        preferences=tuple(pair for pair in found.preferences if pair.image in kept),
+        training_samples=tuple(s for s in found.training_samples if s.image in kept),
     )
 
 

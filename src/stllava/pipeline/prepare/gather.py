@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from stllava.benchmarks import Benchmark
 from stllava.benchmarks.open import read_benchmark
@@ -45,6 +45,7 @@ class Gathered(NamedTuple):
 def gather(recipe: Recipe, run_root: Path) -> Gathered:
     """Read every place. Images embedded in tables are written under prepare/images/NAME."""
     images: dict[str, PlacedImage] = {}
+    taken: dict[str, set[str]] = {"conversations": set(), "samples": set()}
     parts: list[Gathered] = []
     for place in places(recipe):
         extract_to = run_root / "prepare" / "images" / place.key
@@ -57,7 +58,7 @@ def gather(recipe: Recipe, run_root: Path) -> Gathered:
             part = _benchmark(place, read_benchmark(section, extract_to=extract_to), run_root)
         for image in part.images:
             images.setdefault(image.id, image)
-        parts.append(part)
+        parts.append(_numbered(part, taken))
     return Gathered(
         images=tuple(images.values()),
         conversations=tuple(c for part in parts for c in part.conversations),
@@ -126,6 +127,36 @@ def _pairs(place: Place, pairs: Imported, run_root: Path) -> Gathered:
         warnings=pairs.warnings,
         licences={},
     )
+
+
+def _numbered(part: Gathered, taken: dict[str, set[str]]) -> Gathered:
+    """Two files about one folder may both begin with the record "0": the later gets "#2"."""
+    talks, num_talks = _distinct(part.conversations, taken["conversations"])
+    samples, num_samples = _distinct(part.samples, taken["samples"])
+    if not num_talks + num_samples:
+        return part
+    repairs = {name: dict(said) for name, said in part.repairs.items()}
+    said = next(iter(repairs.values()))
+    said["id that another file has numbered"] = num_talks + num_samples
+    return part._replace(conversations=talks, samples=samples, repairs=repairs)
+
+
+R = TypeVar("R", Conversation, VQASample)
+
+
+def _distinct(records: Sequence[R], taken: set[str]) -> tuple[tuple[R, ...], int]:
+    """The records under ids that are not taken yet, and how many had to change theirs."""
+    own = {record.id for record in records}
+    found: list[R] = []
+    for record in records:
+        name, number = record.id, 1
+        while name in taken or (number > 1 and name in own):
+            number += 1
+            name = f"{record.id}#{number}"
+        taken.add(name)
+        found.append(record if name == record.id else record.model_copy(update={"id": name}))
+    num_changed = sum(new.id != old.id for new, old in zip(found, records, strict=True))
+    return tuple(found), num_changed
 
 
 def _renamed(place: Place, sample: VQASample) -> VQASample:

@@ -40,7 +40,7 @@ def write_records(job: Job, stage: Stage, found: Gathered) -> Written:
     for dropped in found.dropped:
         stage.drop(dropped)
     parts, signs = _write_images(job, stage, found.images)
-    _refuse_too_bad(job, stage.num_dropped, len(found.images) + len(found.dropped))
+    _refuse_too_bad(job, found, len(parts))
     conversations = _kept(stage, found.conversations, parts)
     for conversation in conversations:
         stage.append("conversations.jsonl", conversation)
@@ -88,10 +88,23 @@ def _kept(stage: Stage, records: Sequence[R], images: Container[str]) -> list[R]
     return [record for record in records if record.image in images]
 
 
-def _refuse_too_bad(job: Job, num_bad: int, num_all: int) -> None:
+def _refuse_too_bad(job: Job, found: Gathered, num_opened: int) -> None:
+    """By images and by rows: a few bad rows about few images are no bad data, nor is the reverse.
+
+    Where there are no rows, or fewer than images, a dropped item counts as an image.
+    """
     limit = job.recipe.data.max_bad
-    if num_all == 0 or num_bad > limit * num_all:
-        raise DataError(
-            f"prepare: {num_bad} of {num_all} images and records are unusable, more than "
-            f"data.max_bad={limit:g} allows; see {job.stage('prepare').path / 'dropped.jsonl'}"
-        )
+    by_file = found.training_samples or found.conversations
+    num_rows = len(by_file) + len(found.samples) + len(found.preferences)
+    num_images, num_lost = len(found.images), len(found.images) - num_opened
+    num_bad = num_lost + len(found.dropped)
+    num_all = max(num_images, num_rows) + len(found.dropped)
+    for bad, every, what in (
+        (num_lost, num_images, "images"),
+        (num_bad, num_all, "images and records"),
+    ):
+        if every == 0 or bad > limit * every:
+            raise DataError(
+                f"prepare: {bad} of {every} {what} are unusable, more than "
+                f"data.max_bad={limit:g} allows; see {job.stage('prepare').path / 'dropped.jsonl'}"
+            )

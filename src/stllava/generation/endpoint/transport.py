@@ -1,0 +1,179 @@
+"""One HTTP call: what came back, why to try again, or why no further call will pass either.
+
+The client's own retries are off and its answers are validated here: it hands malformed replies
+through. It follows no redirect: images and keys go to the host that the recipe names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import httpx2
+import openai
+from pydantic import ValidationError
+
+from stllava.errors import JudgeError
+from stllava.generation.endpoint.key import without
+from stllava.generation.options import Options
+from stllava.generation.protocol import CallStatus
+from stllava.generation.wire import Completion, draw_fields, retry_after_s
+from stllava.records import Request, Usage
+
+MAX_REPLY_BYTES = 4_000_000
+TRANSIENT = frozenset({408, 409, 425, 429})  # and every 5xx, 529 among them
+BUSY = frozenset({408, 429, 503, 504, 529})  # fewer at a time would help
+
+
+class Failure(NamedTuple):
+    """A call that may be tried again."""
+
+    reason: str
+    retry_after_s: float | None = None
+    maybe_paid: bool = False  # the provider may have charged it
+    is_busy: bool = False  # too much for the server
+
+
+class Reply(NamedTuple):
+    """A call that came through."""
+
+    raw: str  # the body as it came
+    status: CallStatus
+    usage: Usage | None = None
+    model: str | None = None
+
+
+class Transport:
+    """Calls to one endpoint; safe to use from several threads. Use as a context manager.
+
+    `section` is the part of the recipe that errors speak of, `key_source` where the key is from.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        host: str,
+        model: str,
+        *,
+        key: str,
+        key_source: str,
+        section: str,
+        options: Options,
+    ) -> None:
+        self._options = options
+        self._host, self._model, self._key = host, model, key
+        self._key_source, self._section = key_source, section
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
+        self._client = openai.OpenAI(
+            base_url=url,
+            api_key=key or "none",  # the client refuses an empty one
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(
+                limits=limits, follow_redirects=False, event_hooks={"response": [_cap]}
+            ),
+            default_headers={"Accept-Encoding": "identity"},  # what is read is what was sent
+        )
+
+    def __enter__(self) -> Transport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def call(
+        self, request: Request, body: dict[str, Any], timeout_s: float, now: float
+    ) -> Reply | Failure:
+        """One try of at most `timeout_s` seconds; `now`: Unix seconds, for dates in Retry-After.
+
+        Options that the server refuses are left out from then on, and the call is made again.
+        Raises JudgeError for what no other try would get past.
+        """
+        sent = self._options.fitted(body, request)
+        try:
+            completions = self._client.chat.completions.with_raw_response
+            raw = completions.create(**sent, timeout=timeout_s).http_response.content.decode()
+            return _reply(without(self._key, raw))
+        except openai.APIStatusError as error:
+            if self._options.refuse(error.status_code, error.body, sent):
+                return self.call(request, body, timeout_s, now)
+            return self._refused(error, now)
+        except openai.APITimeoutError as error:
+            sent_nothing = isinstance(error.__cause__, httpx2.ConnectTimeout | httpx2.PoolTimeout)
+            reason = f"no reply in {timeout_s:g} s"
+            return Failure(reason, maybe_paid=not sent_nothing, is_busy=True)
+        except openai.APIConnectionError as error:
+            sent_nothing = isinstance(error.__cause__, httpx2.ConnectError)
+            return Failure("connection failed", maybe_paid=not sent_nothing)
+        except _TooMuch as error:
+            return Failure(str(error), maybe_paid=True)
+        except (ValidationError, UnicodeDecodeError):
+            return Failure("not a chat completion", maybe_paid=True)
+
+    def _refused(self, error: openai.APIStatusError, now: float) -> Reply | Failure:
+        status = error.status_code
+        if error.code == "content_filter":  # Azure refuses the prompt with a 400
+            return Reply(without(self._key, error.response.text), "filtered")
+        out_of_credit = "insufficient_quota" in (error.code, error.type)
+        if out_of_credit or not (status in TRANSIENT or status >= 500):
+            raise self._final(error, out_of_credit=out_of_credit) from None
+        wait_s = retry_after_s(error.response.headers, now)
+        return Failure(str(status), wait_s, is_busy=status in BUSY)
+
+    def _final(self, error: openai.APIStatusError, *, out_of_credit: bool) -> JudgeError:
+        kind = "judge" if self._section == "judge" else "model"
+        other = f"choose another {kind} with --set {self._section}.model=..."
+        if out_of_credit:
+            return JudgeError(
+                f"{kind} {self._model}: no credit left at {self._host}; add some or {other}"
+            )
+        start = f"{kind} {self._model}: {error.status_code} from {self._host}"
+        if error.status_code in (401, 403):
+            verb = "check" if self._key else "set"
+            return JudgeError(f"{start}; {verb} {self._key_source} or {other}")
+        if error.status_code == 404:
+            return JudgeError(f"{start}; check {self._section}.base_url, or {other}")
+        said = error.body.get("message") if isinstance(error.body, dict) else error.body
+        text = without(self._key, " ".join(str(said or "no reason given").split()))
+        return JudgeError(f"{start}: {text[:200]}; change the request or {other}")
+
+
+def _reply(raw: str) -> Reply:
+    said = draw_fields(Completion.model_validate_json(raw))
+    status: CallStatus = "ok"
+    if said["finish"] == "refused":
+        status = "refused" if said["text"] else "filtered"
+    return Reply(raw, status, said.get("usage"), said["model"])
+
+
+class _TooMuch(Exception):
+    """More than we read of a reply, or more slowly than we wait for it."""
+
+
+class _Capped(httpx2.SyncByteStream):
+    """The body of a reply, cut off where it grows too large or takes too long."""
+
+    def __init__(self, stream: Any, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def __iter__(self) -> Iterator[bytes]:
+        num_bytes = 0
+        for chunk in self._stream:
+            num_bytes += len(chunk)
+            if num_bytes > MAX_REPLY_BYTES:
+                raise _TooMuch(f"a reply of more than {MAX_REPLY_BYTES / 1e6:g} MB")
+            if time.monotonic() > self._deadline:
+                raise _TooMuch("a reply that does not end")
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _cap(response: httpx2.Response) -> None:
+    """Read no more of any reply, errors included, than it needs."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise _TooMuch("a compressed reply, which was not asked for")
+    timeout_s = response.request.extensions.get("timeout", {}).get("read") or 60.0
+    response.stream = _Capped(response.stream, time.monotonic() + timeout_s)

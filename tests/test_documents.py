@@ -1,4 +1,4 @@
-"""The documents name what there is: recipe fields, record fields, verbs, links, packaged recipes."""
+"""The documents name what there is: fields, records, verbs, links, packaged recipes."""
 
 import re
 from pathlib import Path

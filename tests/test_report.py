@@ -340,7 +340,8 @@ def build_run(root: Path, *, source: str = "phantom") -> Path:
             )
         )
     put(root / "prepare/images.jsonl", images)
-    write_json(root / "prepare/plan.json", {"settings": {"image_roots": {"data": "prepare/images"}}})
+    settings = {"image_roots": {"data": "prepare/images"}}
+    write_json(root / "prepare/plan.json", {"settings": settings})
     finish(root / "prepare", images=len(images), conversations=8, turns=30, samples=120)
     write_training(root / "sft", 75)
     write_stage_two(root, images)

@@ -1,4 +1,4 @@
-"""Where images, instruction data, pairs and benchmark questions come from, and how images are shown."""
+"""Where images, talks, pairs and benchmark questions come from, and how images are shown."""
 
 from __future__ import annotations
 

@@ -14,9 +14,11 @@ from stllava.pipeline.job import Job
 from stllava.pipeline.memory import MemoryWatch
 from stllava.pipeline.reference import fix_reference
 from stllava.records import Conversation, Preference
+from stllava.stage import Stage
 
 if TYPE_CHECKING:
     from stllava.policy.policy import Policy
+    from stllava.policy.scorer import TokenScorer
     from stllava.training.dpo import DpoObjective
     from stllava.training.objective import Objective
 
@@ -67,25 +69,11 @@ def _train(
         return
     job.reporter.stage(name, 1)
     policy = load_to_train(job, start)
-    import torch
-
-    from stllava.policy import adapters
-    from stllava.policy.quantise import quantised_base
     from stllava.policy.scorer import TokenScorer
     from stllava.training.dpo import DpoObjective
-    from stllava.training.plan import first_micro_batch
-    from stllava.training.preflight import preflight
-    from stllava.training.recompute import recompute_layers
     from stllava.training.trainer import train
-    from stllava.tree import use_tree_attention
 
-    if job.device == "cpu" and job.precision == "bf16":  # SDPA's backward is slow there
-        use_tree_attention(policy.core, vision="eager")
-    torch.manual_seed(job.recipe.seed)  # the adapters' A matrices are drawn from it
-    adapters.adapt(policy, settings)
-    adapters.set_dropout(policy, settings.lora)
-    if settings.gradient_checkpointing:
-        recompute_layers(policy)
+    _adapt(job, policy, settings)
     scorer = TokenScorer.of(policy)
     objective = make_objective(policy, settings)
     if not objective.ids:
@@ -93,15 +81,7 @@ def _train(
     memory = MemoryWatch.begin(job, stage, objective, settings)
     if isinstance(objective, DpoObjective):
         fix_reference(job, stage, objective, scorer)
-    rows = preflight(scorer, objective, first_micro_batch(objective, settings), settings)
-    base = quantised_base(policy.core)
-    said = {"groups": rows, "base": base._asdict()} if base else {"groups": rows}
-    write_json(stage.path / "preflight.json", said)
-    for row in rows:
-        job.reporter.note(
-            f"{row['group']}: {row['tensors']} tensors, {row['parameters']:,} parameters, "
-            f"lr {row['learning_rate']:g}, gradient in {row['with_gradient']} of {row['checked']}"
-        )
+    _prove(job, stage, objective, scorer, settings)
     counts = train(
         scorer,
         objective,
@@ -117,3 +97,39 @@ def _train(
     stage.finish(**counts, precision=job.precision, **figures)
     if not settings.keep_trainer_state:  # last: half-deleted, it could not be resumed from
         shutil.rmtree(stage.path / "trainer")
+
+
+def _adapt(job: Job, policy: Policy, settings: TrainSection) -> None:
+    """Put the adapters on, ready to train."""
+    import torch
+
+    from stllava.policy import adapters
+    from stllava.training.recompute import recompute_layers
+    from stllava.tree import use_tree_attention
+
+    if job.device == "cpu" and job.precision == "bf16":  # SDPA's backward is slow there
+        use_tree_attention(policy.core, vision="eager")
+    torch.manual_seed(job.recipe.seed)  # the adapters' A matrices are drawn from it
+    adapters.adapt(policy, settings)
+    adapters.set_dropout(policy, settings.lora)
+    if settings.gradient_checkpointing:
+        recompute_layers(policy)
+
+
+def _prove(
+    job: Job, stage: Stage, objective: Objective, scorer: TokenScorer, settings: TrainSection
+) -> None:
+    """Show on one micro-batch which tensors receive gradient; PolicyError if a group has none."""
+    from stllava.policy.quantise import quantised_base
+    from stllava.training.plan import first_micro_batch
+    from stllava.training.preflight import preflight
+
+    rows = preflight(scorer, objective, first_micro_batch(objective, settings), settings)
+    base = quantised_base(objective.policy.core)
+    said = {"groups": rows, "base": base._asdict()} if base else {"groups": rows}
+    write_json(stage.path / "preflight.json", said)
+    for row in rows:
+        job.reporter.note(
+            f"{row['group']}: {row['tensors']} tensors, {row['parameters']:,} parameters, "
+            f"lr {row['learning_rate']:g}, gradient in {row['with_gradient']} of {row['checked']}"
+        )

@@ -158,15 +158,16 @@ class Job:
         """True where there is nothing to learn stage 1 from: images alone."""
         return self.stage("prepare").summary.get("conversations") == 0
 
-    def load(self, model: str, *, to_speak: bool = False) -> Policy:
+    def load(self, model: str, *, to_speak: bool = False, called: str | None = None) -> Policy:
         """Load a policy of this run onto the recipe's device; it proves how texts share images.
 
         `to_speak`: it will not be trained, so a GPU that trains in bf16 holds it in bf16.
+        `called`: its name in what the reader is told, where it is none of the run's own.
         """
         in_bf16 = to_speak and self.device == "cuda" and self.precision == "bf16"
         policy = self.read_policy(model, self.device, "bfloat16" if in_bf16 else "float32")
         policy.backend = self.recipe.model.attention
-        self.note_sharing(model, policy)
+        self.note_sharing(called or model, policy)
         return policy
 
     def note_sharing(self, model: str, policy: Policy) -> None:

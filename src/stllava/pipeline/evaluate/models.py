@@ -48,7 +48,7 @@ def candidates(job: Job) -> Iterator[Candidate]:
 def _policy(job: Job, where: Job, model: str, name: str) -> Candidate:
     @cache
     def loaded() -> Any:
-        return where.load(model, to_speak=True)
+        return where.load(model, to_speak=True, called=name)
 
     def generator(open_image: OpenImage) -> Generator:
         policy = loaded()

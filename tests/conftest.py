@@ -19,6 +19,15 @@ def data_root() -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def vqa_rad_root(data_root: Path) -> Path:
+    """VQA-RAD in its official form."""
+    root = data_root / "vqa_rad"
+    if not (root / "VQA_RAD Dataset Public.json").is_file():
+        pytest.skip(f"no VQA-RAD at {root}")
+    return root
+
+
 @pytest.fixture(scope="module")
 def float64_norm():
     """`LlamaRMSNorm` computes in float32 whatever the model's type; this one keeps float64."""

@@ -21,7 +21,7 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from servers import EMPTY_CHOICES, NOT_JSON, Response, completion, failure
+from servers import EMPTY_CHOICES, NOT_JSON, Response, completion, failure, send
 
 FAULTS = (
     "429 seconds", "429 date", "500", "503", "529", "slow", "reset", "truncated", "wrong type",
@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         said = self.reply(prompt)
         with self.state.lock:  # counted first: a client that is killed may have paid
             self.state.completed[prompt] += 1
-        self._send(completion(said) if isinstance(said, str) else said)
+        send(self, completion(said) if isinstance(said, str) else said)
 
     def _fail(self, fault: str) -> None:
         if fault == "reset":
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "drip":
             self._drip()
         else:
-            self._send(broken(fault))
+            send(self, broken(fault))
 
     def _drip(self) -> None:
         """A byte now and then, without end: no read ever times out."""
@@ -152,15 +152,6 @@ class _Handler(BaseHTTPRequestHandler):
         while time.monotonic() < until:
             self.wfile.write(b" ")
             time.sleep(0.02)
-
-    def _send(self, response: Response) -> None:
-        self.send_response(response.status)
-        for name, value in {"Content-Type": "application/json", **response.headers}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(response.body) + 9 * response.truncated))
-        self.end_headers()
-        self.wfile.write(response.body)
-        self.close_connection = self.close_connection or response.truncated
 
     def log_message(self, *args: Any) -> None:
         pass

@@ -82,6 +82,17 @@ def script(*replies: Reply) -> Callable[[str], Reply]:
     return reply
 
 
+def send(handler: BaseHTTPRequestHandler, response: Response) -> None:
+    """Write a response; a truncated one promises more bytes than come."""
+    handler.send_response(response.status)
+    for name, value in {"Content-Type": "application/json", **response.headers}.items():
+        handler.send_header(name, value)
+    handler.send_header("Content-Length", str(len(response.body) + 9 * response.truncated))
+    handler.end_headers()
+    handler.wfile.write(response.body)
+    handler.close_connection = handler.close_connection or response.truncated
+
+
 @contextmanager
 def chat_server(reply: Callable[[str], Reply]) -> Iterator[ChatServer]:
     """Serve `reply(text of the last message)` at `url`/chat/completions."""
@@ -96,20 +107,10 @@ def chat_server(reply: Callable[[str], Reply]) -> Iterator[ChatServer]:
                 state.bodies.append(body)
                 state.authorizations.append(self.headers.get("Authorization", ""))
             if self.path != "/v1/chat/completions":
-                self._send(failure(404, message=f"no route {self.path}"))
+                send(self, failure(404, message=f"no route {self.path}"))
                 return
             said = reply(_text(body["messages"][-1]["content"]))
-            self._send(completion(said) if isinstance(said, str) else said)
-
-        def _send(self, response: Response) -> None:
-            self.send_response(response.status)
-            headers = {"Content-Type": "application/json", **response.headers}
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(response.body) + 9 * response.truncated))
-            self.end_headers()
-            self.wfile.write(response.body)
-            self.close_connection = self.close_connection or response.truncated
+            send(self, completion(said) if isinstance(said, str) else said)
 
         def log_message(self, *args: Any) -> None:
             pass

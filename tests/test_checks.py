@@ -61,22 +61,14 @@ def codes(report):
 
 
 @pytest.fixture(scope="session")
-def rad(data_root: Path) -> Path:
-    root = data_root / "vqa_rad"
-    if not (root / source.QUESTIONS).is_file():
-        pytest.skip(f"no VQA-RAD at {root}")
-    return root
+def rad_test(vqa_rad_root: Path):
+    return benchmark.read(vqa_rad_root).samples
 
 
 @pytest.fixture(scope="session")
-def rad_test(rad: Path):
-    return benchmark.read(rad).samples
-
-
-@pytest.fixture(scope="session")
-def restating(rad: Path):
+def restating(vqa_rad_root: Path):
     """The 3,064 training questions of the MEVF form, images named as in the official form."""
-    rows = json.loads((rad / "trainset.json").read_text(encoding="utf-8"))
+    rows = json.loads((vqa_rad_root / "trainset.json").read_text(encoding="utf-8"))
     return [
         Conversation(
             id=f"mevf-{row['qid']}",
@@ -100,8 +92,10 @@ def test_real_restating_set_leaks_286_of_451_questions_and_blocks(restating, rad
     assert kinds["question"] + kinds["restated"] == 286
 
 
-def test_real_official_split_restates_one_question_repeats_one_and_does_not_block(rad, rad_test):
-    read = source.read(rad)
+def test_real_official_split_restates_one_question_repeats_one_and_does_not_block(
+    vqa_rad_root, rad_test
+):
+    read = source.read(vqa_rad_root)
     report = check(Material(conversations=read.conversations, samples=rad_test))
     assert Counter(report.leaks.values())["restated"] == 1
     assert Counter(report.leaks.values())["question"] == 1
@@ -111,11 +105,11 @@ def test_real_official_split_restates_one_question_repeats_one_and_does_not_bloc
 
 
 def test_real_text_similarity_alone_finds_146_of_the_286_and_7_in_the_control(
-    rad, restating, rad_test
+    vqa_rad_root, restating, rad_test
 ):
     bare = without_aliases(rad_test)
     found = check(Material(conversations=restating, samples=bare))
-    control = check(Material(conversations=source.read(rad).conversations, samples=bare))
+    control = check(Material(conversations=source.read(vqa_rad_root).conversations, samples=bare))
     assert (codes(found)["leak-similar"], codes(control)["leak-similar"]) == (146, 7)
     assert "lower bound" in found.of("leak-similar").what
 
@@ -161,10 +155,12 @@ def test_real_slake_training_and_validation_share_no_image_but_most_answers(data
     assert report.of("answer-priors").count > 0.8 * 1053
 
 
-def test_real_questions_answers_and_file_names_hold_nothing_that_identifies(data_root, rad):
+def test_real_questions_answers_and_file_names_hold_nothing_that_identifies(
+    data_root, vqa_rad_root
+):
     texts = [
         str(row[field])
-        for row in json.loads((rad / source.QUESTIONS).read_text(encoding="utf-8"))
+        for row in json.loads((vqa_rad_root / source.QUESTIONS).read_text(encoding="utf-8"))
         for field in ("question", "answer")
     ]
     names = [path.relative_to(data_root).as_posix() for path in data_root.rglob("*.jpg")]
@@ -178,12 +174,12 @@ def test_real_questions_answers_and_file_names_hold_nothing_that_identifies(data
 
 
 @pytest.fixture(scope="session")
-def pictures(rad: Path, tmp_path_factory):
+def pictures(vqa_rad_root: Path, tmp_path_factory):
     """Eight real images, each with a copy that a pipeline might have made of it."""
     folder = tmp_path_factory.mktemp("pictures")
-    names = sorted(path.name for path in (rad / source.IMAGES).iterdir())[::40][:8]
+    names = sorted(path.name for path in (vqa_rad_root / source.IMAGES).iterdir())[::40][:8]
     for name in names:
-        with PILImage.open(rad / source.IMAGES / name) as opened:
+        with PILImage.open(vqa_rad_root / source.IMAGES / name) as opened:
             picture = opened.convert("RGB")
         picture.thumbnail((360, 360))  # keeps the test quick
         stem = Path(name).stem
@@ -561,7 +557,11 @@ def test_a_run_is_checked_from_its_records_alone(run: Path):
 
 
 def test_a_run_says_what_its_stage_said_and_has_its_preferences(run: Path):
-    said = {"repairs": {"tab in answer": 3}, "warnings": ["look"], "licences": {"rad": "CC0"}}
+    said = {
+        "repairs": {"tab in answer": 3},
+        "warnings": ["look"],
+        "licences": {"vqa_rad_root": "CC0"},
+    }
     (run / "stage.json").write_text(json.dumps(said))
     (run.parent / "prefer").mkdir()
     line = pair("a", *TURN, "No").model_dump_json() + "\n"
@@ -590,8 +590,10 @@ def test_image_roots_are_those_of_the_plan(tmp_path: Path):
     folder = tmp_path / "prepare"
     folder.mkdir()
     assert image_roots(folder) == {"run": tmp_path / "."}
-    (folder / "plan.json").write_text(json.dumps({"settings": {"image_roots": {"rad": "/data"}}}))
-    assert image_roots(folder) == {"run": tmp_path / ".", "rad": Path("/data")}
+    (folder / "plan.json").write_text(
+        json.dumps({"settings": {"image_roots": {"vqa_rad_root": "/data"}}})
+    )
+    assert image_roots(folder) == {"run": tmp_path / ".", "vqa_rad_root": Path("/data")}
     (folder / "plan.json").write_text(json.dumps({"settings": {"image_root": "/old"}}))
     assert image_roots(folder)["data"] == Path("/old")
 

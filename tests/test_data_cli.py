@@ -206,11 +206,8 @@ def test_stats_print_the_papers_tables(llava: Path):
     assert "\n| llava | 3 | 6 |\n" in text
 
 
-def test_real_vqa_rad_has_the_papers_images_and_the_published_kinds(data_root: Path):
-    root = data_root / "vqa_rad"
-    if not root.is_dir():
-        pytest.skip(f"no VQA-RAD at {root}")
-    done = data("stats", "vqa-rad-cpu", "--set", f"data.root={root}", "--json")
+def test_real_vqa_rad_has_the_papers_images_and_the_published_kinds(vqa_rad_root: Path):
+    done = data("stats", "vqa-rad-cpu", "--set", f"data.root={vqa_rad_root}", "--json")
     counted = json.loads(done.stdout)
     (row,) = counted["sources"]
     assert (row["images"], row["qa_pairs"]) == (313, 1797)
@@ -251,11 +248,8 @@ def test_annotated_questions_keep_their_kind():
 
 
 @pytest.mark.parametrize(("restated", "leaked"), [("false", 2), ("true", 286)])
-def test_real_vqa_rad_is_checked_as_the_recipe_reads_it(data_root: Path, restated, leaked):
-    root = data_root / "vqa_rad"
-    if not root.is_dir():
-        pytest.skip(f"no VQA-RAD at {root}")
-    overrides = [f"data.root={root}", f"data.restated={restated}"]
+def test_real_vqa_rad_is_checked_as_the_recipe_reads_it(vqa_rad_root: Path, restated, leaked):
+    overrides = [f"data.root={vqa_rad_root}", f"data.restated={restated}"]
     material = material_of("vqa-rad-cpu", overrides, Bars(), open_images=False)
     report = check(material)
     assert report.of("leak-question").count == leaked

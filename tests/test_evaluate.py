@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from notes import Notes
 from PIL import Image as PILImage
 from servers import ChatServer, Reply, chat_server, failure
 
@@ -22,7 +23,6 @@ from stllava.files import write_json
 from stllava.pipeline import Job, evaluate
 from stllava.pipeline.evaluate.marks import mark_of
 from stllava.pipeline.evaluate.views import BLANK_COLOR, partners, sampled_images
-from stllava.pipeline.job import Quiet
 from stllava.prompts import benchmark_question
 from stllava.records import Image, Prediction, VQASample
 from stllava.report import write_report
@@ -88,16 +88,6 @@ def recipe(server: ChatServer | None = None, unit_images: int = 8, **fields: Any
     if server is not None:
         section["endpoints"] = {"api": {"base_url": server.url, "max_tries": 1, "concurrency": 1}}
     return Recipe.model_validate({"unit_images": unit_images, "eval": section})
-
-
-class Notes(Quiet):
-    """Collects what is said to the reader."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def run_eval(root: Path, chosen: Recipe) -> list[str]:

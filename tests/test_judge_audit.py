@@ -19,11 +19,12 @@ from judged_pairs import (
 from stllava.errors import DataError, JudgeError
 from stllava.judging.audit import audit
 from stllava.judging.audit_length import length_model
-from stllava.judging.audit_pairs import decide, decisions, question_kind
+from stllava.judging.audit_pairs import decide, decisions
 from stllava.judging.audit_share import share
 from stllava.judging.calibration import calibrate, expert_votes, read_labels
 from stllava.judging.jury import JuryJudge, jury_verdicts
 from stllava.judging.jury_panel import panel
+from stllava.judging.questions import question_kind
 from stllava.metrics.interval import wilson
 from stllava.records import Usage
 
@@ -220,7 +221,8 @@ def test_an_audit_of_nothing_and_one_without_answers_are_audits():
 
 
 def test_an_audit_is_plain_data():
-    json.dumps(audit(verdicts_of(coin), ANSWERS), allow_nan=False)
+    found = audit(verdicts_of(coin), ANSWERS)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 # --- juries

@@ -206,5 +206,7 @@ def test_a_signal_to_the_stage_takes_the_server_with_it(server, number):
 def test_no_proxy_stands_between_us_and_the_server(server, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setattr(urllib.request, "getproxies", lambda: {"http": "http://127.0.0.1:9"})
-    with running_server(**server()):
-        pass
+    told = server()
+    with running_server(**told) as pid:
+        assert is_ready(told["ready_url"])
+    assert not exists(pid)

@@ -7,25 +7,18 @@ import sys
 from collections import Counter
 
 import pytest
+from notes import Notes
 from PIL import Image as PILImage
 from test_judge_server import SERVER, child_of, gone
 
 from stllava.errors import JudgeError, RecipeError
-from stllava.pipeline.job import Job, Quiet
+from stllava.pipeline.job import Job
 from stllava.pipeline.judged import judge
 from stllava.recipe import load_recipe
 from stllava.records import Answers, Conversation, Draw, Image, Turn, Verdict
 from stllava.run import Run
 
 TEXTS = [("the left lung", "the right lung"), ("a nodule", "no nodule"), ("left", "left.")]
-
-
-class Notes(Quiet):
-    def __init__(self):
-        self.lines = []
-
-    def note(self, text):
-        self.lines.append(text)
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stllava.config import PreferSection
-from stllava.judging.balance import question_type
 from stllava.judging.prefer import prefer
+from stllava.judging.questions import question_type
 from stllava.records import Answers, Draw, Verdict
 
 LEFT, RIGHT = "in the left lung", "in the right lung"

@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import stages
 import toy
+from notes import Notes
 from stages import sampled_preferences, with_chosen
 
 from stllava.config import Recipe
 from stllava.errors import PolicyError
 from stllava.files import read_records
-from stllava.pipeline.job import Job, Quiet
+from stllava.pipeline.job import Job
 from stllava.pipeline.reference import CHECKED, FILE, fix_reference
 from stllava.records import Image
 from stllava.run import Run
@@ -27,14 +28,6 @@ IMAGES = {pair.image: f"sha of {pair.image}" for pair in PAIRS}
 def objective_of(pairs=PAIRS, **fields):
     settings = stages.dpo_settings(**fields)
     return DpoObjective(toy.adapted(settings), pairs, toy.open_image, settings)
-
-
-class Notes(Quiet):
-    def __init__(self):
-        self.lines = []
-
-    def note(self, text):
-        self.lines.append(text)
 
 
 @pytest.fixture

@@ -19,21 +19,13 @@ from stllava.sources import vqa_rad as source
 
 
 @pytest.fixture(scope="session")
-def real_root(data_root: Path) -> Path:
-    root = data_root / "vqa_rad"
-    if not (root / source.QUESTIONS).is_file():
-        pytest.skip(f"no VQA-RAD at {root}")
-    return root
+def real_source(vqa_rad_root: Path):
+    return source.read(vqa_rad_root)
 
 
 @pytest.fixture(scope="session")
-def real_source(real_root: Path):
-    return source.read(real_root)
-
-
-@pytest.fixture(scope="session")
-def real_test(real_root: Path):
-    return benchmark.read(real_root)
+def real_test(vqa_rad_root: Path):
+    return benchmark.read(vqa_rad_root)
 
 
 def test_real_training_part_is_1797_questions_on_313_images(real_source):
@@ -90,10 +82,10 @@ def test_real_constant_answers_score_what_the_literature_counts(real_test):
     assert blind["yes_there_is_no"] == blind["yes"]  # LLaVA-Med's rule gives 92.28
 
 
-def test_a_real_image_opens_unchanged(real_root: Path, real_source):
+def test_a_real_image_opens_unchanged(vqa_rad_root: Path, real_source):
     first = real_source.images[0]
     image = inspect_image(
-        first.path, id=first.id, root=real_root, group=first.group, source="vqa-rad"
+        first.path, id=first.id, root=vqa_rad_root, group=first.group, source="vqa-rad"
     )
     assert image.mapping == "none"
     assert min(image.width, image.height) > 100

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from stllava.judging.audit_pairs import Decision, by_pair, decide, question_kind
+from stllava.judging.audit_pairs import Decision, by_pair, decide
 from stllava.judging.balance import num_words
+from stllava.judging.questions import question_kind
 from stllava.records import Answers, Image, Verdict
 
 

@@ -6,21 +6,14 @@ inconsistent and has no vote.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from stllava.judging.pairing import Pair
 from stllava.judging.states import EQUAL, by_order, outcome_of, points
 from stllava.records import Verdict, VerdictState
-
-_OR = re.compile(r"\bor\b", re.IGNORECASE)
-_ASKS_YES_NO = re.compile(
-    r"\W*(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|may|might)\b",
-    re.IGNORECASE,
-)
 
 JUDGED = ("ok", "tie", "inconsistent")  # states in which the judge did its work
 
@@ -97,10 +90,3 @@ def _gap(order: Iterable[Verdict], pair: Pair) -> float | None:
     """Mean points of pair[0] minus pair[1] over the samples of one order."""
     given = [points(verdict) for verdict in order if verdict.state in ("ok", "tie")]
     return fmean(by[pair[0]] - by[pair[1]] for by in given) if given else None
-
-
-def question_kind(question: str) -> Literal["yes/no", "choice", "open"]:
-    """By its wording: opens with a verb form, and then without or with an "or" in it."""
-    if not _ASKS_YES_NO.match(question):
-        return "open"
-    return "choice" if _OR.search(question) else "yes/no"

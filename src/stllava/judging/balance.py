@@ -11,16 +11,13 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
 from stllava.generation.protocol import draw_seed
+from stllava.judging.questions import question_type
 from stllava.records import Draw, Dropped, Preference
 
 Side = Literal[-1, 0, 1]
 SideOf = Callable[[Preference], Side]
 
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
-_ASKS_YES_NO = re.compile(
-    r"(is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|may)\b"
-)
-_ASKS = re.compile(r"(how many|what|which|where|when|who|whose|why|how|describe|list|name)\b")
 
 
 class Tally:
@@ -57,15 +54,6 @@ def length_side(preference: Preference) -> Side:
     """1: the chosen answer is the longer one, in words; -1: the shorter; 0: equally long."""
     gap = num_words(preference.chosen) - num_words(preference.rejected)
     return 0 if gap == 0 else 1 if gap > 0 else -1
-
-
-def question_type(question: str) -> str:
-    """By its opening words: "yes/no", "how many", "what", "where", ..., or "other"."""
-    words = " ".join(re.findall(r"\w+", question.lower()))
-    if _ASKS_YES_NO.match(words):
-        return "yes/no"
-    opening = _ASKS.match(words)
-    return opening.group(1) if opening else "other"
 
 
 def cap_per_image(

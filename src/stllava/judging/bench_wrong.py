@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from stllava.judging.audit_pairs import question_kind
 from stllava.judging.pairing import normalise
+from stllava.judging.questions import question_kind
 from stllava.metrics.closed import is_yes_no, verdict
 from stllava.metrics.text import overlap, words
 

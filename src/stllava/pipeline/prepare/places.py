@@ -92,9 +92,9 @@ def _root(section: AnyPlace, recipe: Recipe) -> Path:
         given = recipe.data.root
     if given is None and section.file is not None:
         given = str(Path(section.file).parent)
+    field = "eval.root" if isinstance(section, BenchmarkSection) else "data.root"
     if given is None:
-        field = "eval.root" if isinstance(section, BenchmarkSection) else "data.root"
         raise RecipeError(f"{field}: not set; give the folder with --set {field}=FOLDER")
     if not Path(given).is_dir():
-        raise DataError(f"{given}: no such folder; set data.root to where the images are")
+        raise DataError(f"{given}: no such folder; set {field} to where the images are")
     return Path(given).resolve()

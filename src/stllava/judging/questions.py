@@ -1,0 +1,30 @@
+"""What a question asks for, read off its wording."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+_YES_NO = re.compile(
+    r"\W*(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|may|might)\b",
+    re.IGNORECASE,
+)
+_OR = re.compile(r"\bor\b", re.IGNORECASE)
+_ASKS = re.compile(
+    r"\W*(how\s+many|what|which|where|when|who|whose|why|how|describe|list|name)\b", re.IGNORECASE
+)
+
+
+def question_kind(question: str) -> Literal["yes/no", "choice", "open"]:
+    """By its wording: opens with a verb form, and then without or with an "or" in it."""
+    if not _YES_NO.match(question):
+        return "open"
+    return "choice" if _OR.search(question) else "yes/no"
+
+
+def question_type(question: str) -> str:
+    """By its opening words: "yes/no", "how many", "what", "where", ..., or "other"."""
+    if _YES_NO.match(question):
+        return "yes/no"
+    opening = _ASKS.match(question)
+    return " ".join(opening.group(1).lower().split()) if opening else "other"

@@ -81,7 +81,7 @@ def rows(path, columns="*"):
 def test_the_file_is_wal_and_fully_synchronous_and_strict(path):
     with Ledger(path) as ledger:
         mode, level, strict = (
-            ledger._db.execute(f"PRAGMA {what}").fetchone()
+            ledger.database.connection.execute(f"PRAGMA {what}").fetchone()
             for what in ("journal_mode", "synchronous", "table_list('calls')")
         )
     assert (mode[0], level[0], strict[5]) == ("wal", 2, 1)
@@ -90,7 +90,7 @@ def test_the_file_is_wal_and_fully_synchronous_and_strict(path):
 def test_many_threads_settle_in_fewer_commits_than_calls(path):
     with Ledger(path) as ledger, ThreadPoolExecutor(16) as pool:
         statements = []
-        ledger._db.set_trace_callback(lambda text: statements.append(text))
+        ledger.database.connection.set_trace_callback(lambda text: statements.append(text))
         gate = threading.Barrier(16)
 
         def one(n):

@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 
+JOB = "job:"  # starts an owner that is no process: a job at the provider, see `jobs`
 _ours: set[str] = set()  # of this process: in a container, its forerunner had the same number
 
 

@@ -18,6 +18,7 @@ from threading import Event
 from typing import Any
 
 from stllava.generation.asked import Asked, Asker, Pictures, one_by_one
+from stllava.generation.endpoint.access import Access
 from stllava.generation.endpoint.key import read_key
 from stllava.generation.endpoint.pace import Pace, wait_s
 from stllava.generation.endpoint.transport import Failure, Reply, Transport
@@ -91,9 +92,14 @@ class EndpointGenerator:
         self._asker = Asker(
             base_url, model, pictures, rubric=rubric, tokens_per_image=tokens_per_image
         )
-        self._key = read_key(key_file, api_key_env, section)
-        self._key_source = f"the key in {key_file}" if key_file else api_key_env
-        self._section = section
+        self.access = Access(
+            self._asker.url,
+            self._asker.host,
+            model,
+            key=read_key(key_file, api_key_env, section),
+            key_source=f"the key in {key_file}" if key_file else api_key_env,
+            section=section,
+        )
         self.options = options or Options()
         self._timeout_s, self._call_limit_s = timeout_s, call_limit_s
         self._max_tries = max_tries
@@ -110,15 +116,7 @@ class EndpointGenerator:
         stop = Event()
         ahead: deque[Future[Draw]] = deque()
         most = self._pace.most
-        transport = Transport(
-            self._asker.url,
-            self._asker.host,
-            self.name,
-            key=self._key,
-            key_source=self._key_source,
-            section=self._section,
-            options=self.options,
-        )
+        transport = Transport(self.access, self.options)
         with transport, ThreadPoolExecutor(most) as pool:
             try:
                 for request, index in one_by_one(requests):

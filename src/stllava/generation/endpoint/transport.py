@@ -14,7 +14,7 @@ import httpx2
 import openai
 from pydantic import ValidationError
 
-from stllava.errors import JudgeError
+from stllava.generation.endpoint.access import Access, is_out_of_credit
 from stllava.generation.endpoint.key import without
 from stllava.generation.options import Options
 from stllava.generation.protocol import CallStatus
@@ -45,34 +45,15 @@ class Reply(NamedTuple):
 
 
 class Transport:
-    """Calls to one endpoint; safe to use from several threads. Use as a context manager.
+    """Calls to one endpoint; safe to use from several threads. Use as a context manager."""
 
-    `section` is the part of the recipe that errors speak of, `key_source` where the key is from.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        host: str,
-        model: str,
-        *,
-        key: str,
-        key_source: str,
-        section: str,
-        options: Options,
-    ) -> None:
-        self._options = options
-        self._host, self._model, self._key = host, model, key
-        self._key_source, self._section = key_source, section
+    def __init__(self, access: Access, options: Options) -> None:
+        self._access, self._options = access, options
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
-        self._client = openai.OpenAI(
-            base_url=url,
-            api_key=key or "none",  # the client refuses an empty one
-            max_retries=0,
-            http_client=openai.DefaultHttpxClient(
+        self._client = access.client(
+            openai.DefaultHttpxClient(
                 limits=limits, follow_redirects=False, event_hooks={"response": [_cap]}
-            ),
-            default_headers={"Accept-Encoding": "identity"},  # what is read is what was sent
+            )
         )
 
     def __enter__(self) -> Transport:
@@ -93,7 +74,7 @@ class Transport:
         try:
             completions = self._client.chat.completions.with_raw_response
             raw = completions.create(**sent, timeout=timeout_s).http_response.content.decode()
-            return _reply(without(self._key, raw))
+            return read_completion(without(self._access.key, raw))
         except openai.APIStatusError as error:
             if self._options.refuse(error.status_code, error.body, sent):
                 return self.call(request, body, timeout_s, now)
@@ -113,32 +94,15 @@ class Transport:
     def _refused(self, error: openai.APIStatusError, now: float) -> Reply | Failure:
         status = error.status_code
         if error.code == "content_filter":  # Azure refuses the prompt with a 400
-            return Reply(without(self._key, error.response.text), "filtered")
-        out_of_credit = "insufficient_quota" in (error.code, error.type)
-        if out_of_credit or not (status in TRANSIENT or status >= 500):
-            raise self._final(error, out_of_credit=out_of_credit) from None
+            return Reply(without(self._access.key, error.response.text), "filtered")
+        if is_out_of_credit(error) or not (status in TRANSIENT or status >= 500):
+            raise self._access.final(error) from None
         wait_s = retry_after_s(error.response.headers, now)
         return Failure(str(status), wait_s, is_busy=status in BUSY)
 
-    def _final(self, error: openai.APIStatusError, *, out_of_credit: bool) -> JudgeError:
-        kind = "judge" if self._section == "judge" else "model"
-        other = f"choose another {kind} with --set {self._section}.model=..."
-        if out_of_credit:
-            return JudgeError(
-                f"{kind} {self._model}: no credit left at {self._host}; add some or {other}"
-            )
-        start = f"{kind} {self._model}: {error.status_code} from {self._host}"
-        if error.status_code in (401, 403):
-            verb = "check" if self._key else "set"
-            return JudgeError(f"{start}; {verb} {self._key_source} or {other}")
-        if error.status_code == 404:
-            return JudgeError(f"{start}; check {self._section}.base_url, or {other}")
-        said = error.body.get("message") if isinstance(error.body, dict) else error.body
-        text = without(self._key, " ".join(str(said or "no reason given").split()))
-        return JudgeError(f"{start}: {text[:200]}; change the request or {other}")
 
-
-def _reply(raw: str) -> Reply:
+def read_completion(raw: str) -> Reply:
+    """A reply from its body. Raises pydantic's ValidationError if it is no chat completion."""
     said = draw_fields(Completion.model_validate_json(raw))
     status: CallStatus = "ok"
     if said["finish"] == "refused":

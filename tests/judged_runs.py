@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image as PILImage
 
 from stllava.config import Recipe
-from stllava.generation import endpoint
+from stllava.generation.endpoint import caller
 from stllava.pipeline import Job
 from stllava.pipeline.judged import judge
 from stllava.recipe import load_recipe
@@ -52,7 +52,7 @@ def recipe(url: str, *overrides: str) -> Recipe:
 def judge_run(path: Path, url: str, *overrides: str) -> None:
     """The stage with short waits; also the whole life of a process."""
     os.environ |= {"OPENAI_API_KEY": SENTINEL, "NO_PROXY": "127.0.0.1"}
-    endpoint.wait_s = lambda attempt, asked_s, chance: (asked_s or 0.0) + 0.01 * chance.random()
+    caller.wait_s = lambda attempt, asked_s, chance: (asked_s or 0.0) + 0.01 * chance.random()
     with Run(path) as run:
         judge(Job(run, recipe(url, *overrides)))
 

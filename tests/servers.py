@@ -37,6 +37,7 @@ class ChatServer:
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
+    models: list[dict[str, Any]] | None = None  # listed at /models; None: no such route
 
 
 def completion(
@@ -102,15 +103,22 @@ def chat_server(reply: Callable[[str], Reply]) -> Iterator[ChatServer]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                state.bodies.append(body)
-                state.authorizations.append(self.headers.get("Authorization", ""))
+            raw = self.rfile.read(int(self.headers["Content-Length"]))
             if self.path != "/v1/chat/completions":
                 send(self, failure(404, message=f"no route {self.path}"))
                 return
-            said = reply(_text(body["messages"][-1]["content"]))
+            body = json.loads(raw)
+            with lock:
+                state.bodies.append(body)
+                state.authorizations.append(self.headers.get("Authorization", ""))
+            said = reply(message_text(body["messages"][-1]["content"]))
             send(self, completion(said) if isinstance(said, str) else said)
+
+        def do_GET(self) -> None:
+            if self.path != "/v1/models" or state.models is None:
+                send(self, failure(404, message=f"no route {self.path}"))
+                return
+            send(self, Response(body=json.dumps({"data": state.models}).encode()))
 
         def log_message(self, *args: Any) -> None:
             pass
@@ -127,7 +135,7 @@ def chat_server(reply: Callable[[str], Reply]) -> Iterator[ChatServer]:
         server.server_close()
 
 
-def _text(content: str | list[dict[str, Any]]) -> str:
+def message_text(content: str | list[dict[str, Any]]) -> str:
     if isinstance(content, str):
         return content
     return "\n".join(part["text"] for part in content if part["type"] == "text")

@@ -83,7 +83,7 @@ def ask(generator, *requests, **sampling):
 
 def test_reply_usage_model_and_seed_are_recorded(endpoint):
     with chat_server(lambda prompt: f"echo {prompt}") as server:
-        (draw,) = ask(endpoint(server), seed=5)
+        draw, other = ask(endpoint(server), request(num_draws=2), seed=5)
     assert draw == Draw(
         request_id="p1/q0",
         index=0,
@@ -91,7 +91,10 @@ def test_reply_usage_model_and_seed_are_recorded(endpoint):
         seed=draw_seed(5, "p1/q0", 0),
         usage=Usage(prompt_tokens=11, completion_tokens=3),
         model=MODEL_RETURNED,
+        call=draw.call,
     )
+    assert len(draw.call) == len(other.call) == 64
+    assert draw.call != other.call
 
 
 def test_image_stands_in_the_first_user_message_only(endpoint):
@@ -235,7 +238,6 @@ def test_a_senseless_retry_after_is_ignored(endpoint, value):
         (401, "check OPENAI_API_KEY"),
         (403, "check OPENAI_API_KEY"),
         (404, "check judge.base_url"),
-        (413, "bad input"),
         (422, "bad input"),
     ],
 )
@@ -251,6 +253,51 @@ def test_permanent_failures_stop_at_once_and_name_host_and_remedy(endpoint, stat
     assert "--set judge.model=" in text
     assert "\n" not in text
     assert len(server.bodies) == 1
+
+
+TOO_LONG = [
+    failure(413, message="payload too large"),
+    failure(400, code="context_length_exceeded", message="reduce the length"),
+    failure(400, message="This model's maximum context length is 4096 tokens. You requested 9000."),
+    failure(400, message="prompt is too long: 210000 tokens > 200000 maximum"),
+    failure(400, message="the request exceeds the available context size (4096 tokens)"),
+    failure(400, message="The input token count (99) exceeds the maximum number of tokens"),
+]
+
+
+@pytest.mark.parametrize("refusal", TOO_LONG)
+def test_a_request_that_is_too_long_costs_itself_and_is_not_tried_again(endpoint, refusal):
+    requests = [request("long", id_=f"r{n}") for n in range(6)]
+    with chat_server(lambda prompt: refusal if prompt == "long" else "left") as server:
+        *long, good = ask(endpoint(server), *requests, request("short", id_="r9"))
+    assert {(draw.finish, draw.reason) for draw in long} == {("error", "rejected")}
+    assert good.text == "left"
+    assert len(server.bodies) == 6 + 1
+
+
+def test_one_request_that_is_refused_among_others_costs_itself(endpoint):
+    refusal = failure(400, message="cannot identify image")
+    with chat_server(lambda prompt: refusal if prompt == "bad" else "left") as server:
+        draws = ask(
+            endpoint(server),
+            *(request(word, id_=f"r{n}") for n, word in enumerate(["good", "bad", "good"])),
+        )
+    assert [(draw.finish, draw.reason) for draw in draws] == [
+        ("stop", ""),
+        ("error", "rejected"),
+        ("stop", ""),
+    ]
+
+
+def test_four_refused_requests_in_a_row_are_not_about_one_of_them(endpoint):
+    refusal = failure(400, message="cannot identify image")
+    asked = [request(word, id_=f"r{n}") for n, word in enumerate(["good", *["bad"] * 9])]
+    with (
+        chat_server(lambda prompt: refusal if prompt == "bad" else "left") as server,
+        pytest.raises(JudgeError, match="cannot identify image"),
+    ):
+        ask(endpoint(server), *asked)
+    assert len(server.bodies) <= 1 + 4 + 1
 
 
 def test_no_credit_stops_at_once(endpoint):

@@ -25,7 +25,7 @@ def _environment(monkeypatch):
     """What `judge_run` sets, and is undone."""
     monkeypatch.setenv("OPENAI_API_KEY", SENTINEL)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("stllava.generation.endpoint.wait_s", None)
+    monkeypatch.setattr("stllava.generation.endpoint.caller.wait_s", None)
 
 
 def plan(prompt):

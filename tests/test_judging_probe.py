@@ -12,7 +12,8 @@ from stllava.generation.endpoint import EndpointGenerator
 from stllava.generation.options import Options
 from stllava.generation.protocol import Sampling
 from stllava.generation.scripted import ScriptedGenerator
-from stllava.judging.probe import plan_lines, probe
+from stllava.judging.looked_at import plan_lines
+from stllava.judging.probe import probe
 from stllava.judging.protocol import ModelJudge
 from stllava.judging.selftest import num_calls, selftest
 from stllava.judging.shapes import SIDES, shape_ids, shape_uri
@@ -128,10 +129,14 @@ def ask(server, *, options=None, **fields):
     return draw, endpoint.options.without
 
 
-def test_a_refused_schema_becomes_a_plain_object_and_then_nothing():
+@pytest.mark.parametrize(
+    "said",
+    ["response_format is unavailable", "Grammar error: Invalid type: enum"],  # the latter: vLLM
+)
+def test_a_refused_schema_becomes_a_plain_object_and_then_nothing(said):
     def brain(_):
         form = server.bodies[-1].get("response_format", {}).get("type")
-        return failure(400, message=f"response_format {form} is unavailable") if form else "{}"
+        return failure(400, message=said) if form else "{}"
 
     with chat_server(brain) as server:
         draw, without = ask(server, response="verdict")
@@ -191,6 +196,16 @@ def test_alternatives_are_read_where_they_have_the_usual_form(logprobs, told):
     with chat_server(lambda _: Response(body=json.dumps(body).encode())) as server:
         draw, _ = ask(server, top_logprobs=5)
     assert (draw.text, draw.alternatives) == ("A", told)
+
+
+@pytest.mark.parametrize(("logs", "told"), [((-0.1, -3.0), -0.046), ((-0.1, -0.1), -0.1)])
+def test_tokens_that_are_written_alike_are_one_alternative_with_their_mass_together(logs, told):
+    alike = [{"token": "A", "logprob": log} for log in logs]
+    body = json.loads(completion("A").body)
+    body["choices"][0]["logprobs"] = {"content": [{"token": "A", "top_logprobs": alike}]}
+    with chat_server(lambda _: Response(body=json.dumps(body).encode())) as server:
+        draw, _ = ask(server, top_logprobs=5)
+    assert draw.alternatives == ({"A": pytest.approx(told, abs=1e-3)},)
 
 
 # --- canaries

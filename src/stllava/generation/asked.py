@@ -26,6 +26,12 @@ OPENAI_URL = "https://api.openai.com/v1"
 MAX_SIDE = 1024  # pixels of the longer side of what is sent; part of an image's hash here
 
 
+def host_of(base_url: str | None) -> str:
+    """Host and port, as keys and the ledger name a provider."""
+    url = base_url or OPENAI_URL
+    return urlsplit(url).netloc.rpartition("@")[2] or url
+
+
 class Pictures:
     """Images as they are sent, and their hashes. A few are kept: calls about one come together.
 
@@ -78,7 +84,7 @@ class Asker:
         tokens_per_image: int | None = None,
     ) -> None:
         self.url = base_url or OPENAI_URL
-        self.host = urlsplit(self.url).netloc.rpartition("@")[2] or self.url
+        self.host = host_of(base_url)
         self.model = model
         self._pictures = pictures
         self._rubric = rubric

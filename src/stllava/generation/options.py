@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from threading import Lock
 from typing import Any
 
@@ -25,6 +25,7 @@ JSON_OBJECT = "json_object"  # as `Request.response`: any JSON object
 _NAMED = {
     "json_schema": "json_schema",
     "response_format": "response_format",
+    "grammar": "response_format",  # what vLLM and llama.cpp make of a schema, and speak of
     "logprob": "logprobs",
     "max_completion_tokens": "max_tokens",
     "max_tokens": "max_tokens",
@@ -51,10 +52,16 @@ class Options:
 
     `without` may hold: json_schema (json_object is asked for in its place), response_format,
     logprobs, max_tokens (max_completion_tokens in its place), temperature, top_p, top_k, seed.
+    `keep` is told all of it whenever there is more.
     """
 
-    def __init__(self, without: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        without: Iterable[str] = (),
+        keep: Callable[[frozenset[str]], None] = lambda _: None,
+    ) -> None:
         self._without = set(without)
+        self._keep = keep
         self._lock = Lock()
 
     @property
@@ -91,6 +98,7 @@ class Options:
                     form = sent.get("response_format", {}).get("type")
                     softer = option == "response_format" and form == "json_schema"
                     self._without.add("json_schema" if softer else option)
+                    self._keep(frozenset(self._without))
                 return True
         return False
 

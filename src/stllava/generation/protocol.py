@@ -32,7 +32,8 @@ class Generator(Protocol):
 
     `requests` is read lazily. A draw that a provider refused has finish "refused": `text` holds
     the model's own words of refusal and is empty where a content filter stopped it. A draw that
-    could not be had has finish "error", text "" and a `reason`: "transport" or "budget".
+    could not be had has finish "error", text "" and a `reason`: "transport", "budget", or
+    "rejected" where the provider takes others but not this one, as too long.
     """
 
     @property

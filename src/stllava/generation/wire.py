@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
+from stllava.generation.protocol import CallStatus
 from stllava.records import Request, Usage
 
 MAX_RETRY_AFTER_S = 300.0  # what a server may ask for and get
+MAX_TOKENS = 10**9  # that a reply may claim to have taken
 MAX_TOLD_TOKENS = 8  # of a reply, whose alternatives are kept
 
 
 class _Message(BaseModel):
     content: str | None = None
     refusal: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _joined(cls, content: Any) -> Any:
+        """Some servers send the parts that a request may have."""
+        if not isinstance(content, list):
+            return content
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(part for part in parts if isinstance(part, str))
 
 
 class _Choice(BaseModel):
@@ -28,12 +46,12 @@ class _Choice(BaseModel):
 
 
 class _Details(BaseModel):
-    cached_tokens: int | None = None
+    cached_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int | None = Field(None, ge=0)
-    completion_tokens: int | None = Field(None, ge=0)
+    prompt_tokens: int = Field(gt=0, le=MAX_TOKENS)
+    completion_tokens: int = Field(ge=0, le=MAX_TOKENS)
     prompt_tokens_details: _Details | None = None
 
 
@@ -44,11 +62,33 @@ class Completion(BaseModel):
     model: str | None = None
     usage: _Usage | None = None
 
+    @field_validator("usage", mode="wrap")
+    @classmethod
+    def _counted(cls, usage: Any, read: ValidatorFunctionWrapHandler) -> _Usage | None:
+        """Counts that are none are no reason to lose a reply, and none to think it free."""
+        try:
+            found: _Usage | None = read(usage)
+        except ValidationError:
+            return None
+        return found
+
+
+class Reply(NamedTuple):
+    """A call that came through."""
+
+    raw: str  # the body as it came
+    status: CallStatus
+    usage: Usage | None = None
+    model: str | None = None
+
 
 def is_local(base_url: str | None) -> bool:
     """True where what is sent stays on this machine."""
     host = urlsplit(base_url or "").hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, whatever it begins with
+        return False
 
 
 def messages(request: Request, image_uri: str) -> list[dict[str, Any]]:
@@ -77,8 +117,8 @@ def draw_fields(completion: Completion) -> dict[str, Any]:
     if (usage := completion.usage) is not None:
         details = usage.prompt_tokens_details
         said["usage"] = Usage(
-            prompt_tokens=usage.prompt_tokens or 0,
-            completion_tokens=usage.completion_tokens or 0,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
             cached_tokens=(details and details.cached_tokens) or 0,
         )
     if choice.finish_reason == "content_filter":
@@ -91,6 +131,15 @@ def draw_fields(completion: Completion) -> dict[str, Any]:
     return {**said, "text": choice.message.content or "", "finish": finish}
 
 
+def read_completion(raw: str) -> Reply:
+    """A reply from its body. Raises pydantic's ValidationError if it is no chat completion."""
+    said = draw_fields(Completion.model_validate_json(raw))
+    status: CallStatus = "ok"
+    if said["finish"] == "refused":
+        status = "refused" if said["text"] else "filtered"
+    return Reply(raw, status, said.get("usage"), said["model"])
+
+
 def _alternatives(logprobs: Any) -> tuple[dict[str, float], ...] | None:
     """Of the first tokens: what else could have been said, with natural logs; None if not told."""
     tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
@@ -101,13 +150,23 @@ def _alternatives(logprobs: Any) -> tuple[dict[str, float], ...] | None:
         given = token.get("top_logprobs") if isinstance(token, dict) else None
         pairs = [(x.get("token"), x.get("logprob")) for x in given or () if isinstance(x, dict)]
         told.append(
-            {
-                text: float(log)
+            _summed(
+                (text, float(log))
                 for text, log in pairs
                 if isinstance(text, str) and isinstance(log, int | float) and math.isfinite(log)
-            }
+            )
         )
     return tuple(told) if any(told) else None
+
+
+def _summed(alternatives: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Log-probabilities by text; of tokens that are written alike, that of either."""
+    # A server that decodes one by one writes SentencePiece's "A" and "A after a blank" alike.
+    found: dict[str, float] = {}
+    for text, log in dict.fromkeys(alternatives):  # the very same twice is one
+        known = found.get(text, -math.inf)
+        found[text] = max(known, log) + math.log1p(math.exp(-abs(known - log)))
+    return found
 
 
 def kept_fields(raw: str) -> dict[str, Any]:
@@ -126,7 +185,7 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - now
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
 

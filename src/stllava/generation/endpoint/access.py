@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import httpx2
 import openai
 
 from stllava.errors import JudgeError
-from stllava.generation.endpoint.key import without
+from stllava.generation.key import without
+
+# As OpenAI, vLLM, llama.cpp, Ollama, Anthropic and Gemini word it.
+_TOO_LONG = re.compile(
+    r"context_length|context_size|context_window|maximum_context|max_model_len|prompt_is_too_long"
+    r"|input_token_count|too_many_tokens|exceeds_the_maximum_number_of_tokens|too_large"
+)
 
 
 class Access(NamedTuple):
@@ -35,6 +42,15 @@ class Access(NamedTuple):
             default_headers={"Accept-Encoding": "identity"},  # what is read is what was sent
         )
 
+    def away(self, num_calls: int) -> JudgeError:
+        """Nobody is there, and waiting for call after call would not help."""
+        kind = "judge" if self.section == "judge" else "model"
+        return JudgeError(
+            f"{kind} {self.model}: no connection to {self.host} for {num_calls} calls in a row; "
+            f"see that the server runs and that {self.section}.base_url is right, then repeat the "
+            "command: nothing is lost"
+        )
+
     def final(self, error: openai.APIStatusError) -> JudgeError:
         """What no other try would get past, in one line and without the key."""
         kind = "judge" if self.section == "judge" else "model"
@@ -52,6 +68,12 @@ class Access(NamedTuple):
         said = error.body.get("message") if isinstance(error.body, dict) else error.body
         text = without(self.key, " ".join(str(said or "no reason given").split()))
         return JudgeError(f"{start}: {text[:200]}; change the request or {other}")
+
+
+def is_too_long(error: openai.APIStatusError) -> bool:
+    """Whether a request is refused for its length, which says nothing of the others."""
+    said = re.sub(r"\W+", "_", f"{error.code} {error.body}".lower())
+    return error.status_code == 413 or bool(_TOO_LONG.search(said))
 
 
 def is_out_of_credit(error: openai.APIStatusError) -> bool:

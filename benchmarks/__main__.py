@@ -3,6 +3,7 @@
 python -m benchmarks dpo generate --rounds 5
 python -m benchmarks evaluate sft --data FOLDER
 python -m benchmarks gpu --shape llava-7b
+python -m benchmarks judge --base-url kept=http://127.0.0.1:8101/v1 none=http://127.0.0.1:8102/v1
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from benchmarks import dpo, evaluate, generate, gpu, judge, projector, sft
+from benchmarks import dpo, evaluate, generate, gpu, judge, projector, served, sft
 from stllava.errors import StllavaError
 
 NAMES = ("dpo", "generate", "evaluate", "sft", "projector", "judge")
@@ -52,6 +53,9 @@ def _run(name: str, args: argparse.Namespace) -> None:
         sft.run(args.data, rounds=args.rounds)
     elif name == "projector":
         projector.run(rounds=args.rounds)
+    elif name == "judge" and args.base_url:
+        servers = dict(named.split("=", 1) for named in args.base_url)
+        served.run(servers, rounds=args.rounds, in_flight=args.in_flight)
     elif name == "judge":
         judge.run(rounds=args.rounds)
     else:
@@ -77,11 +81,23 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peer-python", default=_peer_python(), help="interpreter with trl and peft"
     )
+    parser.add_argument(
+        "--base-url", nargs="+", type=_named, metavar="NAME=URL", help="judge: servers that run"
+    )
+    parser.add_argument(
+        "--in-flight", type=int, default=1, help="judge --base-url: calls at a time"
+    )
     parser.add_argument("--shape", choices=tuple(gpu.SHAPES), default="llava-7b", help="gpu")
     parser.add_argument("--tiny", action="store_true", help="gpu: toy sizes, also on a CPU")
     args = parser.parse_args()
     args.data = Path(args.data) if args.data else None
     return args
+
+
+def _named(text: str) -> str:
+    if not all(text.partition("=")):
+        raise argparse.ArgumentTypeError(f"{text}: not NAME=URL")
+    return text
 
 
 def _peer_python() -> str:

@@ -76,7 +76,7 @@ def _judge(url: str, image: Path, in_flight: int, number: int) -> tuple[float, f
     )
     judge = ModelJudge(generator, name="m", orders="both")
     wall, cpu = time.perf_counter(), time.process_time()
-    found = list(judge.judge((_answers(f"q{n}", "i", n), (0, 1)) for n in range(number)))
+    found = list(judge.judge((example(f"q{n}", "i", n), (0, 1)) for n in range(number)))
     taken = time.perf_counter() - wall, time.process_time() - cpu
     assert [v.state for v in found] == ["ok"] * (2 * number)
     return taken
@@ -90,7 +90,7 @@ def tokens(questions: int, answers: int, base: Path | None = None) -> dict[str, 
     """
     policy = Policy.load(base or _packaged(), device="cpu")
     own = policy.chat.num_image_tokens
-    items = [_answers(f"i/q{q}", "i", q, answers) for q in range(questions)]
+    items = [example(f"i/q{q}", "i", q, answers) for q in range(questions)]
     ordered = [(item, order) for item in items for order in _orders(item)]
     read: dict[str, tuple[int, int]] = {}  # tokens, and how often the image is among them
     for rubric in RUBRICS:
@@ -133,7 +133,8 @@ def _prompt(rubric: str, item: Answers, order: tuple[int, int]) -> str:
     return RUBRICS[rubric].build(item.question, *texts, f"{order[0]}{order[1]}c0ffee"[:8])
 
 
-def _answers(name: str, image: str, number: int, draws: int = 2) -> Answers:
+def example(name: str, image: str, number: int, draws: int = 2) -> Answers:
+    """A question that only `number` tells from others, and answers that differ in few words."""
     sides = ("left", "right", "upper", "lower")
     said = [
         f"There is a nodule in the {sides[i % 4]} lobe of the lung, about {number + i} cm."

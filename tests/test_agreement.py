@@ -142,3 +142,10 @@ def test_equally_correlated_judges_are_worth_what_kish_says():
 
 def test_a_judge_that_never_varies_has_no_correlation():
     assert effective_votes([[1, 1, 1], [0, 1, 0]]) == (None, None, 2)
+
+
+def test_a_judge_without_a_vote_is_worth_none():
+    votes = [[1, -1, 1, -1, 1, 1], [1, 1, -1, -1, 1, -1]]
+    silent = [None] * 6
+    assert effective_votes([*votes, silent]) == effective_votes(votes)
+    assert effective_votes([silent, silent]) == (None, None, 0)

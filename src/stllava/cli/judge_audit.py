@@ -36,7 +36,8 @@ def audit(
     from stllava.files import disk_errors, read_records, write_json
     from stllava.judging.audit_run import audit_run
     from stllava.judging.calibration import read_labels
-    from stllava.report.judge import benches, write_figures
+    from stllava.report.judge_figures import write_figures
+    from stllava.report.known import benches
     from stllava.report.load import open_run
 
     reader = open_run(run)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
+from stllava.cli.judge_cells import empty, interval, plain, table
+from stllava.cli.judge_panels import calibration_parts, panel_parts
 from stllava.cli.tables import Part
 from stllava.records import JSONObject
 
-Shares = Iterable[tuple[str, Mapping[str, Any] | None]]
+PARTS = {  # of an audit's breakdown
+    "decided": "with a winner",
+    "consistent": "same in both orders",
+    "first_shown_wins": "first shown wins",
+    "longer_wins": "longer answer wins",
+}
 
 
 def audit_parts(found: JSONObject) -> list[Part]:
@@ -22,14 +27,16 @@ def audit_parts(found: JSONObject) -> list[Part]:
     ]
     for name, judge in found["judges"].items():
         parts += _judge(name, judge)
+    for name, member in found.get("jury", {}).get("judges", {}).items():
+        parts += _judge(f"member {name}", member)
     for title, panel in (
         ("members of the jury", found.get("jury", {}).get("panel")),
         ("judges of this run", found.get("panel")),
         ("experts", found.get("experts")),
     ):
-        parts += _panel(title, panel) if panel else []
+        parts += panel_parts(title, panel) if panel else []
     for name, calibration in found.get("calibration", {}).items():
-        parts += _calibration(name, calibration)
+        parts += calibration_parts(name, calibration)
     return parts
 
 
@@ -39,83 +46,77 @@ def _judge(name: str, judge: JSONObject) -> list[Part]:
         ("same in both orders", judge["consistency"]["same"]),
         ("winner flips with the order", judge["consistency"]["flipped"]),
         ("of these to the first shown", judge["consistency"]["flipped_to_first_shown"]),
+        ("a winner in one order, a tie in the other", judge["consistency"]["winner_and_tie"]),
         (f"first shown wins ({judge['position']['basis']})", judge["position"]["first_shown_wins"]),
+        ("  at equal length (model)", _modelled(judge["position"]["model"])),
         ("longer answer wins", judge["length"]["longer_wins"]),
     ]
     shares += [(f"  by {gap} words", v) for gap, v in judge["length"]["by_gap"].items()]
     shares += [("same winner without the image", judge["blank"]["unchanged"])]
-    for what in ("by_source", "by_kind"):
-        for part, rows in judge[what].items():
-            shares += [(f"{part}: same in both orders", rows["consistent"])]
     title = f"{name}: {judge['pairs']:,} pairs, {judge['verdicts']:,} verdicts, percent"
-    return [_table(title, shares), Text("\n".join(_lines(judge)))]
+    return [table(title, shares), *_parts_of(judge), *map(plain, _lines(judge))]
+
+
+def _modelled(model: JSONObject | None) -> JSONObject | None:
+    """A length model's rate as a share."""
+    if model is None:
+        return None
+    bounds = model["at_equal_length_interval"]
+    n = {"n": model["num_items"], "num_groups": model["num_groups"]}
+    return {"percent": model["at_equal_length"], "clustered": bounds, **n}
+
+
+def _parts_of(judge: JSONObject) -> list[Part]:
+    """By source and by kind of question, where there is more than one."""
+    found: list[Part] = []
+    for what in ("by_source", "by_kind"):
+        if len(judge[what]) > 1:
+            grid = empty(what.replace("_", " "), tuple(PARTS.values()))
+            for name, part in judge[what].items():
+                grid.add_row(plain(name), *(_short(part[key]) for key in PARTS))
+            found.append(grid)
+    return found
+
+
+def _short(share: Mapping[str, Any]) -> str:
+    if share["percent"] is None:
+        return "-"
+    return f"{share['percent']:.1f} ({interval(share['clustered'], 1)}; n={share['n']:,})"
 
 
 def _lines(judge: JSONObject) -> list[str]:
     found = []
     if (model := judge["position"]["model"]) is not None:
-        low, high = model["slope_interval"] or (float("nan"),) * 2
         found.append(
-            f"at equal length the first shown wins {model['at_equal_length']:.1f} %; with "
-            f"{model['sd_words']:.1f} words more the longer one wins {model['longer_by_sd']:.1f} % "
-            f"(slope {model['slope']:+.2f}, {low:+.2f} to {high:+.2f})"
+            f"with {model['sd_words']:.1f} words more, all else equal, an answer wins "
+            f"{model['longer_by_sd']:.1f} % (slope {model['slope']:+.2f}, interval "
+            f"{interval(model['slope_interval'], 2)}; 0: length does not matter)"
         )
     flagged = judge["blank"]["unchanged_pairs"]
     if flagged:
         shown = ", ".join(flagged[:5]) + (" …" if len(flagged) > 5 else "")
         found.append(f"decided alike without the image: {shown}")
-    cost = judge["cost"]
+    return [*found, *_cost(judge["cost"])]
+
+
+def _cost(cost: JSONObject) -> list[str]:
+    """Who was asked and what it cost; nothing of a judge that asks nobody."""
+    found = []
+    asked = (
+        ("rubric", cost["rubrics"]),
+        ("asked for", cost["models_asked"]),
+        ("answered by", cost["models_returned"]),
+    )
+    names = [f"{what} {', '.join(counts)}" for what, counts in asked if counts]
+    if names:
+        found.append("; ".join([*names, f"{cost['first']} to {cost['last']}"]))
     if cost["with_usage"]:
-        found.append(
-            f"{cost['prompt_tokens']:,} tokens read, {cost['completion_tokens']:,} written"
-        )
-    if cost["cost_usd"] is not None:
-        found.append(f"{cost['cost_usd']:.4f} dollars for {cost['priced']:,} verdicts")
+        read, written = cost["prompt_tokens"], cost["completion_tokens"]
+        paid = "price unknown"
+        if cost["cost_usd"] is not None:
+            paid = f"{cost['cost_usd']:.4f} dollars for {cost['priced']:,} verdicts"
+        found.append(f"{cost['calls']:,} calls, {read:,} tokens read, {written:,} written; {paid}")
     return found
-
-
-def _panel(title: str, panel: JSONObject) -> list[Part]:
-    table = _empty(f"{title}: agreement beyond chance", ("kappa", "interval", "pairs"))
-    for row in panel["kappas"]:
-        cells = _number(row["kappa"]), _interval(row["interval"], 2), str(row["num_items"])
-        table.add_row(f"{row['a']} and {row['b']}", *cells)
-    left = ", ".join(
-        f"{name} {_number(row['alpha_nominal'])}" for name, row in panel["left_out"].items()
-    )
-    return [
-        table,
-        Text(
-            f"Krippendorff's alpha {_number(panel['alpha_nominal'])} (nominal), "
-            f"{_number(panel['alpha_interval'])} (interval); Fleiss' kappa "
-            f"{_number(panel['fleiss_kappa'])} on {panel['fleiss_pairs']} pairs that all voted on\n"
-            f"worth {_number(panel['n_eff'])} independent votes of {len(panel['judges'])}; "
-            f"alpha without {left}"
-        ),
-    ]
-
-
-def _calibration(name: str, found: JSONObject) -> list[Part]:
-    kappa = found["kappa"]
-    shares: list[tuple[str, Any]] = [
-        ("right where both name a winner", found["accuracy"]),
-        ("right of all that the experts decided", found["accuracy_of_all"]),
-    ]
-    threshold = found["threshold"]
-    if threshold is not None:
-        margin = f"margin {threshold['margin']:g} or more"
-        for half in ("chosen_on", "reported_on"):
-            where = half.replace("_", " ")
-            shares.append((f"{margin}, {where}: right", threshold[half]["accuracy"]))
-            shares.append((f"{margin}, {where}: kept", threshold[half]["kept"]))
-    title = f"{name} against the experts, percent"
-    confusion = "; ".join(
-        f"experts {row}: " + ", ".join(f"{n} {said}" for said, n in cells.items())
-        for row, cells in found["confusion"].items()
-    )
-    if threshold is not None and not threshold["reached"]:
-        confusion += f"\nno margin reaches {threshold['target']:g} %; shown is the best there is"
-    agreed = f"kappa {_number(kappa['kappa'])} ({_interval(kappa['interval'], 2)})"
-    return [_table(title, shares), Text(f"{agreed} on {kappa['num_items']} pairs; {confusion}")]
 
 
 def bench_parts(found: JSONObject) -> list[Part]:
@@ -128,33 +129,8 @@ def bench_parts(found: JSONObject) -> list[Part]:
         shares += list(found[what].items())
     states = ", ".join(f"{n:,} {state}" for state, n in found["states"].items())
     title = f"{found['judge']} ({found['rubric']}, {found['orders']} orders): known pairs, percent"
-    parts: list[Part] = [_table(title, shares), Text(f"pairs by state: {states}")]
+    parts: list[Part] = [table(title, shares), Text(f"pairs by state: {states}")]
     if (model := found["at_equal_length"]) is not None:
         rate = f"{model['at_equal_length']:.1f} %"
         parts.append(Text(f"single verdicts, right at equal length: {rate}"))
     return parts
-
-
-def _table(title: str, shares: Shares) -> Table:
-    table = _empty(title, ("share", "interval", "n", "images"))
-    for label, share in shares:
-        if share is not None and share["percent"] is not None:
-            cells = f"{share['percent']:.1f}", _interval(share["clustered"], 1)
-            table.add_row(label, *cells, f"{share['n']:,}", f"{share['num_groups']:,}")
-    return table
-
-
-def _empty(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _interval(bounds: Sequence[float] | None, digits: int) -> str:
-    return "-" if bounds is None else f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"

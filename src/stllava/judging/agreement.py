@@ -169,9 +169,11 @@ def effective_votes(errors: Votes) -> Independence:
     the variance of a mean of J equally correlated votes is that of n_eff independent ones. Give
     errors (1 wrong, 0 right) where the truth is known. Of plain votes the correlation also holds
     what the judges are right about together, so n_eff is then too small rather than too large.
-    Correlations are over the items both judged; a judge that never varies has none.
+    Correlations are over the items both judged; a judge that never varies has none. J counts those
+    who gave a vote.
     """
-    table_JN = np.array([[np.nan if v is None else v for v in row] for row in errors], dtype=float)
+    voting = [row for row in errors if any(vote is not None for vote in row)]
+    table_JN = np.array([[np.nan if v is None else v for v in row] for row in voting], dtype=float)
     found = [
         r
         for j in range(len(table_JN))

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any
 
 from stllava.judging.audit_cases import Case, cases_of
+from stllava.judging.audit_cost import cost
 from stllava.judging.audit_length import length_model
 from stllava.judging.audit_pairs import JUDGED, latest
 from stllava.judging.audit_share import Share, share
 from stllava.judging.jury_panel import panel
+from stllava.judging.routing import UNREAD
 from stllava.records import Answers, Image, JSONObject, Verdict
 
 GAPS = (1, 3, 6, 11, 21)  # lower ends of the classes of word gaps
+ALWAYS = (*JUDGED, *UNREAD)  # states whose share is told where it is 0 too
 NOT_ASKED = ("transport_failed", "budget_stopped", "skipped")  # says nothing about the judge
 
 
@@ -57,7 +59,7 @@ def _judge(every: Sequence[Case]) -> JSONObject:
         "verdict_states": dict(Counter(v.state for v in verdicts).most_common()),
         "states": {
             state: _share(cases, lambda c, s=state: c.decision.state == s).json()
-            for state, _ in states.most_common()
+            for state in dict.fromkeys([*dict(states.most_common()), *ALWAYS])
         },
         "consistency": _consistency(cases),
         "position": _position(cases),
@@ -66,7 +68,7 @@ def _judge(every: Sequence[Case]) -> JSONObject:
         "by_source": _broken_down(cases, lambda case: case.source),
         "by_kind": _broken_down(cases, lambda case: case.kind),
         "blank": _blank(every),
-        "cost": _cost(latest(v for case in every for v in case.verdicts)),
+        "cost": cost(latest(v for case in every for v in case.verdicts)),
     }
 
 
@@ -195,23 +197,4 @@ def _blank(every: Sequence[Case]) -> JSONObject:
         "unchanged": share((float(a.decision.name in names), a.group) for a, _ in again).json(),
         "states": dict(states.most_common()),
         "unchanged_pairs": sorted(names),
-    }
-
-
-def _cost(verdicts: Sequence[Verdict]) -> JSONObject:
-    """Totals over both views; `priced` and `with_usage` say how many verdicts carry them."""
-    usage = [v.usage for v in verdicts if v.usage is not None]
-    prices = [v.cost_usd for v in verdicts if v.cost_usd is not None]
-    times = sorted(v.time for v in verdicts if v.time)
-    models: Any = Counter(v.model_returned for v in verdicts if v.model_returned)
-    return {
-        "verdicts": len(verdicts),
-        "with_usage": len(usage),
-        "prompt_tokens": sum(u.prompt_tokens for u in usage),
-        "completion_tokens": sum(u.completion_tokens for u in usage),
-        "priced": len(prices),
-        "cost_usd": round(sum(prices), 6) if prices else None,
-        "models_returned": dict(models.most_common()),
-        "first": times[0] if times else None,
-        "last": times[-1] if times else None,
     }

@@ -24,6 +24,9 @@ Floats = NDArray[np.float64]
 
 # Weight of a penalty on b, not in AlpacaEval: keeps it finite for a judge that only counts words.
 RIDGE = 0.1
+# Error of the intercept where every pair went the same way in both orders: nothing varies, and an
+# interval without width would claim to know everything.
+NO_SPREAD = 1e-6
 _STEPS = 100
 _FEWEST = 10  # verdicts; below that nothing is fitted
 
@@ -32,7 +35,7 @@ class LengthModel(NamedTuple):
     """A fitted model; rates in percent. Intervals know that verdicts come in groups."""
 
     at_equal_length: float  # the side of interest wins so often
-    at_equal_length_interval: Interval | None
+    at_equal_length_interval: Interval | None  # None too where no group differs from another
     slope: float  # b; 0: length does not matter
     slope_interval: Interval | None
     longer_by_sd: float  # with one sd more words, position and all else even: sigmoid(b tanh 1)
@@ -60,7 +63,8 @@ def length_model(
     if errors is not None:
         of_slope = Interval(slope - reach * float(errors[1]), slope + reach * float(errors[1]))
         ends = (intercept - reach * float(errors[0]), intercept + reach * float(errors[0]))
-        of_rate = Interval(_percent(ends[0]), _percent(ends[1]))
+        if float(errors[0]) > NO_SPREAD:
+            of_rate = Interval(_percent(ends[0]), _percent(ends[1]))
     return LengthModel(
         at_equal_length=_percent(intercept),
         at_equal_length_interval=of_rate,

@@ -9,7 +9,7 @@ import numpy as np
 
 from stllava.report.compare import Estimate
 from stllava.report.figures import SIZE, Draw, Picture, curve, dots, model_color, save
-from stllava.report.judge import Figure
+from stllava.report.judge_figures import Figure
 from stllava.report.load import Evaluation, Reader
 from stllava.report.measures import METRICS
 
@@ -81,7 +81,7 @@ class Charts:
         return [*found, *self._save("answer-length", caption, _lengths(lengths))]
 
     def judged(self, figures: Iterable[Figure]) -> list[Picture]:
-        """Verdict states, the scores given, habits."""
+        """Verdict states, the scores given, margins, habits."""
         return [
             picture
             for name, caption, draw, height in figures

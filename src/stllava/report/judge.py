@@ -1,67 +1,19 @@
-"""The judge of a run on its page: how consistent it is, its habits, what it was measured at."""
+"""The judge of a run on its page: what it was asked, what became of every pair, what it cost."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any, get_args
 
 from stllava.judging.audit_run import audit_run
-from stllava.records import JSONObject
-from stllava.report.figures import INK, SERIES, SIZE, Draw, bars, save
+from stllava.metrics.interval import wilson
+from stllava.records import JSONObject, VerdictState
+from stllava.report import habits, jury, known
+from stllava.report.grid import Grid, Line, bounds, count_cell, share_cell, short
 from stllava.report.load import Reader, dig, number
+from stllava.report.tables import Cell
 
-CHANCE = 50.0  # percent
-
-
-class Row(NamedTuple):
-    """One share of a judge."""
-
-    label: str
-    note: str
-    value: str
-    interval: str
-    n: int
-
-
-class JudgeTable(NamedTuple):
-    """One judge's rows, and what it cost in words."""
-
-    name: str
-    rows: list[Row]
-    cost: str
-
-
-class Figure(NamedTuple):
-    name: str
-    caption: str
-    draw: Draw | None
-    height: float = SIZE[1]  # inches
-
-
-# Where in a judge's audit a share stands, its name, and what it means.
-SHARES = (
-    (("states", "ok"), "pairs with a winner", "every order asked names the same answer"),
-    (("states", "tie"), "ties", "of all pairs"),
-    (("states", "inconsistent"), "inconsistent", "the orders name different answers, or a tie"),
-    (("states", "refused"), "refused", "of all pairs"),
-    (("states", "unparsed"), "unparsed", "replies without a readable verdict"),
-    (("states", "transport_failed"), "failed", "no reply after all tries"),
-    (("consistency", "same"), "same in both orders", "of pairs judged in both"),
-    (("position", "first_shown_wins"), "first shown wins", "50 % without a habit"),
-    (("length", "longer_wins"), "longer answer wins", "of decided pairs that differ in length"),
-    (("blank", "unchanged"), "same winner without the image", "of those asked again on a blank"),
-)
-HABITS = {  # label -> what it is called in the figure
-    "same in both orders": "consistent",
-    "first shown wins": "first wins",
-    "longer answer wins": "longer wins",
-    "same winner without the image": "same if blank",
-    "right on known answers": "right",
-}
+STATES = get_args(VerdictState)
 
 
 def audited(reader: Reader) -> JSONObject:
@@ -69,132 +21,137 @@ def audited(reader: Reader) -> JSONObject:
     return audit_run(reader.records)
 
 
-def benches(reader: Reader) -> list[JSONObject]:
-    """Measurements of judges on known answers, the latest last."""
-    files = sorted(reader.path.glob("judge/bench/*/bench.json"), key=lambda f: f.stat().st_mtime)
-    found = [reader.json(str(file.relative_to(reader.path))) for file in files]
-    return [bench for bench in found if isinstance(bench.get("judge"), str)]
-
-
-def tables(audit: JSONObject, measured: list[JSONObject]) -> list[JudgeTable]:
-    """Judges of the run, then those that were only measured on known answers."""
-    by_name = {str(bench["judge"]): bench for bench in measured}
-    judges: dict[str, Any] = audit["judges"]
-    return [
-        JudgeTable(
-            name, _rows(judges.get(name, {}), by_name.get(name, {})), _cost(judges.get(name))
-        )
-        for name in dict.fromkeys([*judges, *by_name])
+def section(
+    reader: Reader, audit: JSONObject, measured: list[JSONObject], recipe: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the template needs: `judge_facts` (label, value) and `judge_grids`."""
+    done = reader.json("judge/stage.json")
+    members: dict[str, Any] = dig(audit, "jury", "judges") or {}
+    grids = [
+        _states(done, audit["judges"]),
+        _asked(members or audit["judges"]),
+        *habits.grids(audit["judges"]),
+        *(habits.by_source(name, judge) for name, judge in audit["judges"].items()),
+        known.grid(measured),
+        *jury.grids(done, audit, habits.table(members, "Habits of the jury's members")),
     ]
+    return {
+        "judge_facts": _facts(done, audit, recipe) if done or audit["judges"] else [],
+        "judge_grids": [grid for grid in grids if grid is not None and grid.lines],
+    }
 
 
-def _rows(judge: JSONObject, bench: JSONObject) -> list[Row]:
-    found = [_row(label, note, dig(judge, *place)) for place, label, note in SHARES]
-    found.append(
-        _row("right on known answers", "pairs of a true and a wrong one", bench.get("accuracy"))
-    )
-    return [row for row in found if row is not None]
-
-
-def _row(label: str, note: str, share: Any) -> Row | None:
-    percent = number(dig(share, "percent"))
-    if percent is None:
-        return None
-    bounds = dig(share, "clustered")
-    interval = f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else ""
-    return Row(label, note, f"{percent:.1f} %", interval, int(share["n"]))
-
-
-def _cost(judge: JSONObject | None) -> str:
-    cost = (judge or {}).get("cost", {})
-    parts = []
-    if cost.get("with_usage"):
-        tokens = cost["prompt_tokens"], cost["completion_tokens"], cost["with_usage"]
-        parts.append("{:,} tokens read and {:,} written in {:,} verdicts".format(*tokens))
-    if cost.get("cost_usd") is not None:
-        parts.append(f"{cost['cost_usd']:.2f} dollars")
-    if cost.get("models_returned"):
-        parts.append("answered by " + ", ".join(cost["models_returned"]))
-    return "; ".join(parts)
-
-
-def figures(audit: JSONObject, measured: list[JSONObject]) -> list[Figure]:
-    """States, scores and habits; `draw` is None where there is nothing to draw."""
-    judges: dict[str, Any] = audit["judges"]
-    states: Counter[str] = Counter()
-    scores: Counter[float] = Counter()
-    for judge in judges.values():
-        states.update(judge["verdict_states"])
-        scores.update({float(k): n for k, n in judge["scores"]["histogram"].items()})
-    rows = [
-        (table.name, row)
-        for table in tables(audit, measured)
-        for row in table.rows
-        if row.label in HABITS
-    ]
-    each = f"n = {states.total():,} verdicts, one per pair and order."
-    given = f"n = {scores.total():,} scores, two per verdict that has any."
-    habits = (
-        "Habits of the judge; bars: 95 % intervals that know patients. A coin in each order is at "
-        "the line."
-    )
-    return [
-        Figure("judge-states", each, bars("Verdicts by state", states)),
-        Figure("judge-scores", given, _histogram(scores)),
-        Figure("judge-habits", habits, _habits(rows), 0.9 + 0.26 * max(3, len(rows))),
-    ]
-
-
-def write_figures(audit: JSONObject, measured: list[JSONObject], folder: Path) -> list[Path]:
-    """Write those that have something to show as PNG files; returns them."""
-    found = []
-    for figure in figures(audit, measured):
-        if figure.draw is not None:
-            size = (SIZE[0], figure.height)
-            save(folder, figure.name, figure.caption, figure.draw, size=size)
-            found.append(folder / f"{figure.name}.png")
+def _facts(done: JSONObject, audit: JSONObject, recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    judges = dig(audit, "jury", "judges") or audit["judges"]
+    rubrics = dict.fromkeys(name for j in judges.values() for name in j["cost"]["rubrics"])
+    found = [("rubric and version", ", ".join(map(short, rubrics)) or "none: no prompt was sent")]
+    both = sum(judge["pairs_in_both_orders"] for judge in judges.values())
+    pairs = sum(judge["pairs"] for judge in judges.values())
+    whose = ", members counted one by one" if len(judges) > 1 else ""
+    found.append(("orders", f"{both:,} of {pairs:,} pairs judged in both{whose}"))
+    if "left_out" in done:
+        found.append(("options the server refused", _words(done["left_out"]) or "none"))
+    found.append(("blank-image audit", _blank(done, audit["judges"], recipe)))
     return found
 
 
-def _habits(rows: list[tuple[str, Row]]) -> Draw | None:
-    if not rows:
+def _words(value: Any) -> str:
+    """Names, or names by judge, in one line."""
+    if isinstance(value, dict):
+        return "; ".join(f"{short(k)}: {_words(v) or 'none'}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(_words(one) for one in value)
+    return "" if value is None else short(value)
+
+
+def _blank(done: JSONObject, judges: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    """How many pairs were judged again without the image, and how many kept their winner."""
+    said: Any = dig(done, "blank")
+    pairs, won, same = (number(dig(said, k)) for k in ("pairs", "with_winner", "unchanged"))
+    if pairs is None or won is None or same is None:
+        is_off = not number(dig(dict(recipe), "judge", "blank_share"))
+        return "not done (judge.blank_share is 0)" if is_off else "no figures on disk"
+    text = f"{pairs:,.0f} pairs judged again without the image, {won:,.0f} of them with a winner"
+    shares = [dig(judge, "blank", "unchanged") for judge in judges.values()]
+    if won and len(shares) == 1:
+        cell = share_cell(shares[0])
+        text += f"; of these {same:,.0f} kept it: {cell.value} {cell.interval}"
+    else:
+        text += f"; {same:,.0f} kept it"
+    return f"{text}; listed in judge/blank.jsonl" if same else text
+
+
+def _states(done: JSONObject, judges: Mapping[str, Any]) -> Grid | None:
+    """Every pair in exactly one state. From stage.json, or from the verdicts while it is not there.
+
+    Intervals know images where the verdicts are of one judge, else they are Wilson's.
+    """
+    told: Any = dig(done, "pair_states")
+    audited = [judge["states"] for judge in judges.values()]
+    if not isinstance(told, dict):
+        told = {s: sum(one[s]["hits"] for one in audited if s in one) for s in STATES}
+    counts = {state: int(n) for state in STATES if (n := number(told.get(state)))}
+    total = sum(counts.values())
+    if not total and not done:
         return None
-    several = len({name for name, _ in rows}) > 1
-
-    def draw(axes: Any) -> None:
-        axes.axvline(CHANCE, color=SERIES[2], linewidth=0.8)
-        for y, (_, row) in enumerate(rows):
-            if row.interval:
-                low, high = map(float, row.interval.split(" to "))
-                axes.plot([low, high], [y, y], color=SERIES[1], linewidth=1.8)
-            axes.plot([float(row.value.split()[0])], [y], "o", color=SERIES[1], markersize=5)
-        short = [(name[:12], HABITS[row.label]) for name, row in rows]
-        names = [f"{name}: {habit}" if several else habit for name, habit in short]
-        axes.set_yticks(range(len(rows)), names)
-        axes.tick_params(axis="y", labelcolor=INK)
-        axes.set_ylim(max(len(rows), 2) - 0.4, -0.6)
-        axes.set_xlim(-3, 103)
-        axes.spines["left"].set_visible(False)
-        axes.set_title("Habits (%)")
-        axes.grid(axis="x")
-
-    return draw
+    lines = []
+    for state, n in counts.items():
+        share = dig(audited[0], state) if len(audited) == 1 else None
+        cell = share_cell(share, with_n=False)
+        if dig(share, "hits") != n or dig(share, "n") != total:
+            interval = wilson(n, total)
+            cell = Cell(f"{100 * n / total:.1f} %", bounds(interval, 1))
+        lines.append(Line(state.replace("_", " "), "", [count_cell(n), cell]))
+    lines.append(Line("all states", "", [count_cell(total), Cell("")]))
+    return Grid("Pairs by state", ["pairs", "share"], lines, _sum_check(done, counts, total))
 
 
-def _histogram(scores: Mapping[float, int]) -> Draw | None:
-    if not scores:
-        return None
-    values, counts = np.array(list(scores)), np.array(list(scores.values()))
-    edges = np.arange(np.floor(values.min()) - 0.5, np.ceil(values.max()) + 1)
-    if len(edges) > 40 or len(edges) < 6:
-        edges = np.histogram_bin_edges(values, 10) if len(edges) > 40 else np.arange(0.5, 11)
+def _sum_check(done: JSONObject, counts: Mapping[str, int], total: int) -> str:
+    never = [s.replace("_", " ") for s in STATES[:9] if s not in counts]
+    text = f"No pair: {', '.join(never)}. " if never else ""
+    pairs = number(done.get("pairs"))
+    if pairs is None:
+        return text + "The stage is not complete: these are the verdicts so far."
+    if int(pairs) == total:
+        return text + f"They sum to the {total:,} pairs of the stage."
+    return text + f"{total:,} of the {pairs:,.0f} pairs of the stage have a verdict."
 
-    def draw(axes: Any) -> None:
-        axes.hist(values, edges, weights=counts, color=SERIES[1], rwidth=0.82)
-        axes.set_title("Scores given by the judge")
-        axes.set_xlabel("score")
-        axes.set_ylabel("number of scores")
-        axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.grid(axis="y")
 
-    return draw
+def _asked(judges: Mapping[str, Any]) -> Grid:
+    """Who was asked, who answered, and what it cost."""
+    head = ["verdicts", "calls", "tokens read", "written", "dollars"]
+    lines = []
+    for name, judge in judges.items():
+        cost = judge["cost"]
+        tokens = [cost["prompt_tokens"], cost["completion_tokens"]] if cost["with_usage"] else []
+        lines.append(
+            Line(
+                short(name),
+                _models(cost),
+                [
+                    count_cell(cost["verdicts"]),
+                    count_cell(cost["calls"]),
+                    *(count_cell(n) for n in tokens or (None, None)),
+                    Cell(money(cost)),
+                ],
+            )
+        )
+    caption = (
+        "Model ids as they were asked for and as the server gave them; calls with repairs and "
+        "blank images, from the verdicts on disk."
+    )
+    return Grid("Who was asked, and what it cost", head, lines, caption)
+
+
+def _models(cost: Mapping[str, Any]) -> str:
+    """Ids asked for and returned; a name that moves under the run shows as two."""
+    said = (("asked for", cost["models_asked"]), ("answered by", cost["models_returned"]))
+    return "; ".join(f"{what} {', '.join(map(short, ids))}" for what, ids in said if ids)
+
+
+def money(cost: Mapping[str, Any]) -> str:
+    """Dollars; how many verdicts have no price; "price unknown"; "–" where nobody was asked."""
+    if cost["cost_usd"] is None:
+        return "price unknown" if cost["models_asked"] else "–"
+    unpriced = cost["with_usage"] - cost["priced"]
+    return f"{cost['cost_usd']:.4f}" + (f"; {unpriced:,} unpriced" if unpriced > 0 else "")

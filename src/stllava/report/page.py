@@ -10,10 +10,13 @@ from typing import Any
 import jinja2
 
 from stllava.files import disk_errors, utc_now, write_text
-from stllava.report import judge, process, samples
+from stllava.report import judge, preferred, process, samples
 from stllava.report.benchmarks import benchmark_table
 from stllava.report.charts import Charts
 from stllava.report.compare import MATCHED_WORDS, RULE, Estimate, compare, estimates, show_change
+from stllava.report.grid import short, visible
+from stllava.report.judge_figures import figures
+from stllava.report.known import benches
 from stllava.report.load import (
     PIPELINE,
     Evaluation,
@@ -53,7 +56,7 @@ def write_report(run: Path) -> Path:
     models = [(evaluation, estimates(evaluation.items, seed=seed)) for evaluation in evaluated]
     charts = Charts(reader)
     stages = process.stage_rows(reader, evaluated)
-    audit, benches = judge.audited(reader), judge.benches(reader)
+    audit, measured = judge.audited(reader), benches(reader)
     with disk_errors(run):
         page = _render(
             recipe=recipe,
@@ -66,16 +69,17 @@ def write_report(run: Path) -> Path:
             where=question_set(recipe),
             benchmark=benchmark,
             **_results(models, recipe, reader.json("eval/blind.json"), seed),
-            **benchmark_table(build(run)),
+            **benchmark_table(build(run), shown=benchmark),
             training_figures=charts.training(),
             result_figures=charts.results(models),
-            judge_figures=charts.judged(judge.figures(audit, benches)),
-            judges=judge.tables(audit, benches),
+            judge_figures=charts.judged(figures(audit, measured)),
+            **judge.section(reader, audit, measured, recipe),
             asked=samples.pictures_asked(reader),
             pairs=samples.pairs(reader),
             trainings=process.trainings(reader),
             questions=process.questions(reader, recipe),
             funnel=process.funnel(reader),
+            preferred=preferred.facts(reader, recipe),
             lost=process.lost(reader),
             controls=process.controls(reader, recipe),
             states={name: reader.state(name) for name in PIPELINE},
@@ -171,10 +175,17 @@ def _sizes(items: Mapping[str, Any]) -> str:
 
 
 def _render(**context: Any) -> str:
-    template = resources.files("stllava.report").joinpath("template.html")
+    folder = resources.files("stllava.report")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["seconds"] = process.seconds_text
     environment.filters["fact"] = process.fact
-    return environment.from_string(template.read_text(encoding="utf-8")).render(context)
+    environment.filters["short"] = short
+    environment.filters["clip"] = samples.clip
+    return environment.get_template("template.html").render(context)

@@ -8,21 +8,10 @@ from typing import Any, NamedTuple
 
 from stllava.records import Dropped
 from stllava.report.load import PIPELINE, Evaluation, Reader, dig, number
+from stllava.report.preferred import RULES
 
 MAX_REASONS = 8  # of one stage
 GROUP = ("group", "tensors", "parameters", "learning_rate", "with_gradient", "checked")
-
-# What a rule of `prefer` asks, in the order in which a pair meets them.
-RULES = {
-    "judged": "the pair has a usable verdict",
-    "orders_must_agree": "both orders name the same winner",
-    "min_margin": "another answer scored lower (by more than min_margin)",
-    "min_chosen_score": "the best answer reaches min_chosen_score",
-    "max_length_gap": "a worse answer is about as long",
-    "max_per_image": "at most max_per_image of a picture",
-    "balance_length": "as often the longer answer as the shorter",
-    "balance_yes_no": "as many yes as no among chosen answers",
-}
 
 
 class StageRow(NamedTuple):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 
+from stllava.judging.jury_turns import Member, Views
 from stllava.judging.pairing import Pair
 from stllava.records import Answers, Draw, Image, Verdict
 
@@ -27,6 +29,11 @@ class RuleJudge:
                 )
                 if said.id not in done:
                     yield said
+
+
+def seated(*judges: RuleJudge) -> list[Member]:
+    """As members of a jury who need nothing for their turn and never look."""
+    return [Member(judge.name, lambda own=judge: nullcontext(Views(own))) for judge in judges]
 
 
 def verdict(

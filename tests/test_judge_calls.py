@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from faulty_server import faulty_server
@@ -102,15 +103,52 @@ def test_a_stage_over_its_budget_says_so_and_goes_on_with_more(path):
 
 def test_failed_calls_are_asked_again_when_the_stage_goes_on(path):
     with faulty_server(lambda p: ["500"] * 2 if "q1?" in p else [], lambda p: "8 6") as server:
-        judge_in(path, server.url, "judge.max_tries=1")
-        assert [v.state for v in verdicts_of(path)].count("transport_failed") == 2
-        (path / "judge" / "stage.json").unlink()
-        judge_in(path, server.url, "judge.max_tries=1")
-        assert [v.state for v in verdicts_of(path)].count("transport_failed") == 2
+        for accepted in ("judge.max_failed=0.3", "judge.max_failed=0.34"):
+            with suppress(JudgeError):
+                judge_in(path, server.url, "judge.max_tries=1", accepted)
+            assert [v.state for v in verdicts_of(path)].count("transport_failed") == 2
         (path / "judge" / "stage.json").unlink()
         judge_in(path, server.url, "judge.max_tries=1")
     assert [v.state for v in verdicts_of(path)] == ["ok"] * 6
     assert set(server.completed.values()) == {1}
+
+
+def test_a_stage_that_lost_more_than_it_may_stays_open_and_says_so(path):
+    short = r"2 of 6 .* repeat .* judge.max_failed=0.34"
+    with (
+        faulty_server(lambda p: ["500"] * 2 if "q1?" in p else [], lambda p: "8 6") as server,
+        pytest.raises(JudgeError, match=short),
+    ):
+        judge_in(path, server.url, "judge.max_tries=1")
+    assert not (path / "judge" / "stage.json").exists()
+
+
+def test_verdicts_that_were_deleted_alone_come_back(path):
+    with chat_server(lambda prompt: "8 6") as server:
+        judge_in(path, server.url)
+        before = said(path)
+        (path / "judge" / "verdicts.jsonl").unlink()
+        judge_in(path, server.url)
+        assert said(path) == before
+        assert len(server.bodies) == 6
+
+
+def test_a_server_that_is_not_there_stops_the_stage(path):
+    with pytest.raises(JudgeError, match=r"no connection to 127.0.0.1:9 for 4 calls in a row; see"):
+        judge_in(path, "http://127.0.0.1:9/v1", "judge.max_tries=1")
+    assert not (path / "judge" / "stage.json").exists()
+
+
+def test_a_pair_that_the_server_does_not_take_is_skipped(path):
+    def reply(prompt):
+        return failure(400, code="context_length_exceeded") if "q1?" in prompt else "8 6"
+
+    with chat_server(reply) as server:
+        judge_in(path, server.url)
+        judge_in(path, server.url)
+    assert len(server.bodies) == 6
+    assert [v.state for v in verdicts_of(path)] == ["ok", "ok", "skipped", "skipped", "ok", "ok"]
+    assert "does not take this request" in verdicts_of(path)[2].reason
 
 
 # --- agreeing to pay

@@ -171,6 +171,43 @@ def test_refused_failed_empty_and_readable_replies_are_not_asked_for_again(reply
     assert len(generator.asked) == 2
 
 
+@pytest.mark.parametrize(
+    ("reason", "state"), [("budget", "budget_stopped"), ("transport", "transport_failed")]
+)
+def test_a_repair_that_got_no_reply_leaves_the_verdict_open(reason, state):
+    def say(request, _):
+        first = {"text": "Hm.", "cost_usd": 0.1}
+        return first if len(request.turns) == 1 else {"finish": "error", "reason": reason}
+
+    verdicts, _ = judging(say, repair=True)
+    assert [(v.state, v.cost_usd) for v in verdicts] == [(state, 0.1)] * 2
+
+
+def test_costs_of_a_call_and_its_repair_are_added_without_a_remainder():
+    def say(request, _):
+        return {**mumbles(request, _), "cost_usd": 0.1 if len(request.turns) == 1 else 0.2}
+
+    verdicts, _ = judging(say, repair=True)
+    assert [v.cost_usd for v in verdicts] == [0.3, 0.3]
+
+
+def test_calls_are_marked_for_what_their_replies_are_before_the_verdict_is_given():
+    def say(request, index):
+        kind = "repair" if len(request.turns) > 1 else "reply"
+        replies = {"reply": ["Hm.", "8 6", "I'm sorry, no."], "repair": ["I can't."] * 3}
+        return {"text": replies[kind][index], "call": f"{kind} {index}"}
+
+    marked = []
+    judge = ModelJudge(
+        Replies(say), name="m", orders="one", samples=3, repair=True,
+        mark=lambda *said: marked.append(said),
+    )  # fmt: skip
+    first, *_ = judge.judge([(answers(GOOD, BAD), (0, 1))])
+    assert first.state == "unparsed"
+    assert marked[:2] == [("reply 0", "unparsed"), ("repair 0", "refused")]
+    assert marked[2:] == [("reply 2", "refused")]
+
+
 def test_verdicts_keep_their_order_when_some_need_a_repair():
     items = [(answers(f"{GOOD} {n}", BAD, id_=f"p{n}/q0"), (0, 1)) for n in range(40)]
     items[7] = (answers("same", "same", id_="p7/q0"), (0, 1))
@@ -203,6 +240,14 @@ def test_only_the_missing_sample_is_written_again():
     again, generator = judging(text("8 7"), samples=3, done=done)
     assert again == [every[1]]
     assert len(generator.asked) == 1
+
+
+def test_a_tie_without_a_call_that_is_there_is_not_written_again():
+    items = [(answers("Yes", "yes.", id_="p0/q0"), (0, 1)), (answers(GOOD, BAD), (0, 1))]
+    every, _ = judging(text("8 7"), items, samples=2, orders="one")
+    done = {every[0].id}
+    again, _ = judging(text("8 7"), items, samples=2, orders="one", done=done)
+    assert again == every[1:]
 
 
 def test_identical_answers_are_ties_without_a_call_in_every_sample():
@@ -245,6 +290,11 @@ def test_a_pair_is_what_both_its_orders_say(there, back, state, margin):
 )
 def test_a_pair_with_an_order_that_was_not_judged_has_that_orders_state(state):
     assert pair_states([verdict((9, 4)), verdict(state=state, swapped=True)]) == {PAIR: state}
+
+
+def test_of_several_failures_the_one_that_may_still_change_is_the_pair_s():
+    said = [verdict(state="unparsed"), verdict(state="transport_failed", swapped=True)]
+    assert pair_states(said) == pair_states(said[::-1]) == {PAIR: "transport_failed"}
 
 
 def test_samples_of_an_order_are_averaged_and_one_that_was_read_is_enough():

@@ -234,8 +234,8 @@ def test_a_filter_s_stop_is_kept_whatever_its_form(path):
 def test_what_could_not_be_read_is_asked_again_by_choice(path):
     with chat_server(lambda _: "blue") as server:
         with Ledger(path) as ledger:
-            ask(generator(server.url, ledger), "a", "b")
-            ledger.mark("id of a", "unparsed")
+            draw, _ = ask(generator(server.url, ledger), "a", "b")
+            ledger.mark(draw.call, "unparsed")
         with Ledger(path, retry=("unparsed",), since=9e9) as ledger:
             ask(generator(server.url, ledger), "a", "b")
     assert len(server.bodies) == 3

@@ -103,6 +103,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         *sections, field = map(str, first["loc"])
         return f"{where}: no such field{_did_you_mean(field, _fields(sections))}"
+    if first["type"] == "value_error" and isinstance(first["input"], dict):
+        return f"{where}: {first['ctx']['error']}"  # of fields together; what was given is long
     return f"{where}: {first['msg']}, got {first['input']!r}"
 
 

@@ -106,7 +106,8 @@ class Draw(Record):
     model: str | None = None  # the model id the provider returned, where it returns one
     cost_usd: float | None = None  # where the price is known
     time: str = ""  # when the reply came, UTC, ISO 8601; "" where calls are not kept
-    reason: Literal["", "transport", "budget"] = ""  # why finish is "error"
+    reason: Literal["", "transport", "budget", "rejected"] = ""  # why finish is "error"
+    call: str = ""  # key of the ledger's call that it was read from
     # Per token of a short reply: what else could have been said, with natural logs
     alternatives: tuple[dict[str, float], ...] | None = None
 

@@ -91,19 +91,19 @@ class Run:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 while target.exists():  # twice within a second
                     target = target.with_name(f"{target.name}+")
-                if (source / LEDGER).exists():
-                    _move_all_but_the_ledger(source, target)
+                if any(source.glob("*.sqlite")):
+                    _move_all_but_the_ledgers(source, target)
                 else:
                     source.rename(target)
                 moved.append(name)
         return moved
 
 
-def _move_all_but_the_ledger(source: Path, target: Path) -> None:
-    """What was paid for is used again; SQLite keeps up to three files of one name."""
+def _move_all_but_the_ledgers(source: Path, target: Path) -> None:
+    """What was paid for is used again; SQLite keeps up to three files: .sqlite, -wal, -shm."""
     target.mkdir()
     for path in sorted(source.iterdir()):
-        if not path.name.startswith(LEDGER):
+        if not (path.is_file() and ".sqlite" in path.name):
             path.rename(target / path.name)
 
 

@@ -14,6 +14,7 @@ from stllava.cli.console import flowing as _flowing
 from stllava.cli.data import app as data_app
 from stllava.cli.data import convert_preferences, unpack
 from stllava.cli.data_check import check, stats
+from stllava.cli.evaluate import evaluate
 from stllava.cli.judge import app as judge_app
 from stllava.cli.loop import (
     STAGE_HELP,
@@ -55,6 +56,8 @@ app.command()(run)
 for _name in STAGE_HELP:
     if _name == "judge":  # the stage and its verbs
         app.add_typer(judge_app, name="judge", short_help=STAGE_HELP[_name])
+    elif _name == "eval":  # the other stage that can cost money
+        app.command(_name)(evaluate)
     else:
         app.command(_name)(stage_command(_name))
 app.command()(report)

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from stllava.cli.loop import RecipeArg, RunOption, SetOption, YesOption, run_stage
+from stllava.cli.loop import (
+    RecipeArg,
+    RedoOption,
+    RunOption,
+    SetOption,
+    YesOption,
+    run_stage,
+)
+from stllava.errors import RunError
 
 DryOption = Annotated[bool, typer.Option("--dry-run", help="say what it would cost; send nothing")]
 
@@ -17,12 +25,13 @@ def judge(
     overrides: SetOption = None,
     yes: YesOption = False,
     dry_run: DryOption = False,
+    redo: RedoOption = False,
 ) -> None:
     """The stage: a judge compares the answers; interrupted, it asks for nothing twice."""
     if dry_run:
         estimate(recipe, run, overrides)
     else:
-        run_stage("judge", recipe, run, overrides, yes=yes)
+        run_stage("judge", recipe, run, overrides, yes=yes, redo=redo)
 
 
 def estimate(recipe: RecipeArg, run: RunOption, overrides: SetOption = None) -> None:
@@ -36,6 +45,8 @@ def estimate(recipe: RecipeArg, run: RunOption, overrides: SetOption = None) -> 
     from stllava.recipe import load_recipe
     from stllava.run import Run
 
+    if not run.is_dir():
+        raise RunError(f"{run}: no such run directory")
     with Run(run) as opened:
         for line in count(Job(opened, load_recipe(recipe, overrides or []))):
             typer.echo(line)

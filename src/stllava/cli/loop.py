@@ -21,6 +21,10 @@ SetOption = Annotated[
 
 YesOption = Annotated[bool, typer.Option("--yes", help="agree to pay for calls to a remote judge")]
 
+RedoOption = Annotated[
+    bool, typer.Option("--redo", help="start over; this stage and those after it are kept aside")
+]
+
 STAGE_HELP = {
     "prepare": "Read data: images, conversations, splits, benchmark questions, what was dropped.",
     "sft": "Stage 1: train the policy to answer and to ask.",
@@ -63,17 +67,25 @@ def run(
 
 
 def run_stage(
-    name: str, recipe: str, run: Path, overrides: list[str] | None, *, yes: bool = False
+    name: str,
+    recipe: str,
+    run: Path,
+    overrides: list[str] | None,
+    *,
+    yes: bool = False,
+    redo: bool = False,
 ) -> None:
     """Carry out one stage."""
-    _run(recipe, run, overrides, stages=(name,), yes=yes)
+    _run(recipe, run, overrides, stages=(name,), yes=yes, redo=name if redo else None)
 
 
 def stage_command(name: str) -> Callable[..., None]:
     """The verb that carries out one stage."""
 
-    def command(recipe: RecipeArg, run: RunOption, overrides: SetOption = None) -> None:
-        run_stage(name, recipe, run, overrides)
+    def command(
+        recipe: RecipeArg, run: RunOption, overrides: SetOption = None, redo: RedoOption = False
+    ) -> None:
+        run_stage(name, recipe, run, overrides, redo=redo)
 
     command.__doc__ = STAGE_HELP[name]
     return command

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stllava.config.data import BenchmarkSection
-from stllava.config.judging import EndpointSection
+from stllava.config.judging import PaidSection
 
 RUN_MODELS = ("base", "sft", "dpo")  # the policies of every run
 PromptName = Literal["plain", "options", "short"]
@@ -20,7 +20,7 @@ class EvalSection(BenchmarkSection):
     also: tuple[BenchmarkSection, ...] = ()  # further benchmarks
     models: tuple[Literal["base", "sft", "dpo"], ...] = ("base", "sft", "dpo")
     checkpoints: dict[ModelName, str] = {}  # further policies: name -> folder or hub id
-    endpoints: dict[ModelName, EndpointSection] = {}  # models behind an API, by name
+    endpoints: dict[ModelName, PaidSection] = {}  # models behind an API, by name
     max_tokens: int = Field(64, ge=1)
     limit: int | None = Field(None, ge=1)  # the first so many questions of each, for a quick look
     # How questions are worded. None: plain, but with the options for "choice"
@@ -30,7 +30,7 @@ class EvalSection(BenchmarkSection):
     # benchmark, by seed; None: all, 0: not at all. The interval of a delta needs some 100.
     grounding_images: int | None = Field(100, ge=0)
     stress: tuple[Literal["shuffle", "rephrase"], ...] = ()  # the same in other words
-    judge: EndpointSection | None = None  # rates open answers beside recall and F1
+    judge: PaidSection | None = None  # rates open answers beside recall and F1
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> EvalSection:

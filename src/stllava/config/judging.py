@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -48,14 +49,24 @@ class EndpointSection(Section):
     concurrency: int = Field(4, ge=1)  # at most; fewer while the server says it is too much
     images_are_deidentified: bool = False  # needed before an image leaves this machine
 
+    @model_validator(mode="after")
+    def _has_a_plain_url(self) -> Self:
+        """Keys have places of their own: an address is written into every record of a run."""
+        if self.base_url is not None:
+            _check_url(self.base_url)
+        return self
 
-class ServerSection(Section):
-    """A server of the user's own that is started for a stage and stopped after it."""
 
-    command: str  # as typed in a shell, without pipes: "vllm serve NAME --port 8001"
-    ready_url: str | None = None  # answers 200 once it is ready; None: base_url + "/models"
-    timeout_s: float = Field(900.0, gt=0)  # until it is ready; large weights load slowly
-    env: dict[str, str] = {}  # added to the environment; kept in recipe.yaml, so no secrets
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("base_url: not an address; write http://HOST:PORT/v1") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError("base_url: not an address; write http://HOST:PORT/v1 or https://HOST/v1")
+    if "@" in parts.netloc or parts.query:
+        raise ValueError("base_url: holds more than an address; a key belongs into api_key_env")
 
 
 class PricesSection(Section):
@@ -67,13 +78,70 @@ class PricesSection(Section):
     image: float | None = Field(None, ge=0)
 
 
+class PaidSection(EndpointSection):
+    """An endpoint whose calls are kept in a ledger, and what they may cost."""
+
+    # SQLite file of all calls; None: one of the run. Runs may share one
+    ledger: str | None = None
+    prices: PricesSection | None = None  # None: unknown; a server on this machine is free
+    max_usd: float | None = Field(None, ge=0)  # caps hold for all that the ledger has ever paid
+    max_calls: int | None = Field(None, ge=0)
+    # Of one image, for estimates; None: by formula
+    image_tokens: int | None = Field(None, ge=0, le=10**6)
+
+
+class ServerSection(Section):
+    """A server of the user's own that is started for a stage and stopped after it."""
+
+    command: str  # as typed in a shell, without pipes: "vllm serve NAME --port 8001"
+    ready_url: str | None = None  # answers 200 once it is ready; None: base_url + "/models"
+    timeout_s: float = Field(900.0, gt=0)  # until it is ready; large weights load slowly
+    env: dict[str, str] = {}  # added to the environment; kept in recipe.yaml, so no secrets
+
+
+class BatchSection(Section):
+    """Calls are handed in as files that the provider answers within a day, at a lower price."""
+
+    price: float = Field(0.5, gt=0, le=1)  # of the usual price
+    poll_s: float = Field(60.0, gt=0)  # between looks at how far it is
+    wait_s: float | None = Field(None, ge=0)  # then stop, to be collected later; None: to the end
+    min_calls: int = Field(20, ge=1)  # fewer are asked one by one, at the full price
+    max_calls: int = Field(50_000, ge=1, le=50_000)  # of one file
+    max_mb: float = Field(150.0, gt=0, le=200)  # of one file; providers take 200
+
+
+def _check_reachable(section: JurorSection | JudgeSection) -> None:
+    if section.server is not None and section.base_url is None:
+        raise ValueError("a server of one's own listens somewhere: give base_url too")
+    if section.kind == "local" and not section.checkpoint:
+        raise ValueError("kind: local needs a checkpoint: a folder, a hub id, base or sft")
+
+
 class JurorSection(EndpointSection):
-    """One member of a jury."""
+    """One member of a jury; its server runs, or its policy is loaded, while it is its turn."""
 
-    prices: PricesSection | None = None
+    # openai: any compatible endpoint; local: a checkpoint, in this process; the others are rules
+    kind: Literal["openai", "local", "reference", "phantom"] = "openai"
+    checkpoint: str | None = None  # local: folder, hub id, "base" or "sft"
+    server: ServerSection | None = None  # openai: started and stopped with its turn
+    prices: PricesSection | None = None  # openai
+    batch: BatchSection | None = None  # openai: hand calls in as files; {} for the defaults
+
+    @model_validator(mode="after")
+    def _says_what_its_kind_has(self) -> JurorSection:
+        _check_reachable(self)
+        every = JurorSection.model_fields
+        has = {"kind", "checkpoint"} if self.kind == "local" else {"kind"}
+        if self.kind == "openai":
+            has = every.keys() - {"checkpoint"}
+        said = [name for name, field in every.items() if getattr(self, name) != field.default]
+        odd = [name for name in said if name not in has]
+        if odd:
+            raise ValueError(f"kind: {self.kind} has no {', '.join(odd)}; leave that out")
+        return self
 
 
-class JudgeSection(EndpointSection):
+class JudgeSection(PaidSection):
     """Who prefers."""
 
     # openai: any compatible endpoint; local: a checkpoint, in this process; reference: a rule that
@@ -90,15 +158,12 @@ class JudgeSection(EndpointSection):
     pairing: Literal["all", "ring"] = "ring"
     temperature: float = Field(0.2, ge=0)  # released script
     max_tokens: int = Field(512, ge=1)
-    # SQLite file of all calls; None: judge/ledger.sqlite of the run. Runs may share one
-    ledger: str | None = None
-    prices: PricesSection | None = None  # None: unknown; a server on this machine is free
-    max_usd: float | None = Field(None, ge=0)  # caps hold for all that the ledger has ever paid
-    max_calls: int | None = Field(None, ge=0)
-    image_tokens: int | None = Field(None, ge=0)  # of one image, for estimates; None: by formula
+    batch: BatchSection | None = None  # openai: hand calls in as files; {} for the defaults
+    # Share of verdicts whose calls got no reply; beyond it the stage stays open
+    max_failed: float = Field(0.1, ge=0, le=1)
     # States of stored calls that are asked again when the stage is done over
     retry: tuple[Literal["refused", "filtered", "unparsed", "failed"], ...] = ("failed",)
-    # Several endpoints by name in the place of one; rubric, orders and caps are those above
+    # Several judges by name in the place of one; rubric, orders and caps are those above
     jury: dict[str, JurorSection] = {}
     jury_rule: Literal["majority", "mean_z"] = "majority"
     # Share of known pairs it must be right on, at the interval's lower end, before it is paid
@@ -109,10 +174,24 @@ class JudgeSection(EndpointSection):
 
     @model_validator(mode="after")
     def _is_reachable(self) -> JudgeSection:
-        if self.server is not None and self.base_url is None:
-            raise ValueError("a server of one's own listens somewhere: give base_url too")
-        if self.kind == "local" and not self.checkpoint:
-            raise ValueError("kind: local needs a checkpoint: a folder, a hub id, base or sft")
+        _check_reachable(self)
+        for name in ("server", "batch"):
+            if self.jury and getattr(self, name) is not None:
+                raise ValueError(f"{name}: members of a jury have their own; give it to one")
+        if self.batch is not None and self.kind != "openai":
+            raise ValueError(f"batch: kind: {self.kind} is no endpoint; leave it out")
+        if self.jury and self.kind == "expert":
+            raise ValueError("kind: expert asks nobody; leave the jury out, or take another kind")
+        return self
+
+    @model_validator(mode="after")
+    def _samples_can_differ(self) -> JudgeSection:
+        kinds: set[str] = {juror.kind for juror in self.jury.values()}
+        kinds = kinds or {self.kind}
+        why = "kind: local is greedy" if "local" in kinds else "temperature is 0"
+        if self.samples > 1 and ("local" in kinds or ("openai" in kinds and not self.temperature)):
+            remedy = "set samples to 1" + ("" if "local" in kinds else ", or raise temperature")
+            raise ValueError(f"samples: {why}, so all {self.samples} would be equal; {remedy}")
         return self
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stllava.config import JudgeSection
+from stllava.config import PaidSection
 from stllava.errors import JudgeError
 from stllava.generation.protocol import Estimate
 from stllava.generation.wire import is_local
@@ -36,10 +36,18 @@ class Budget(NamedTuple):
     prices: Prices | None = None  # None: unknown
     max_usd: float | None = None
     max_calls: int | None = None
+    where: str = "judge"  # the part of the recipe that says so
 
     @property
     def max_nano(self) -> int | None:
         return None if self.max_usd is None else math.floor(self.max_usd * NANO)
+
+    def at(self, share: float) -> Budget:
+        """The same caps where calls cost so much of the usual price."""
+        if self.prices is None:
+            return self
+        given = {name: price for name, price in self.prices._asdict().items() if price is not None}
+        return self._replace(prices=Prices(**{name: share * x for name, x in given.items()}))
 
     def at_most_nano(self, estimate: Estimate) -> int:
         """What a call may cost; 0 where the price is unknown."""
@@ -69,18 +77,29 @@ class Budget(NamedTuple):
         )
 
 
-def budget(section: JudgeSection) -> Budget:
-    """The budget of a recipe's judge. Raises JudgeError where a cap could not be held."""
+def budget(section: PaidSection, where: str = "judge") -> Budget:
+    """The budget of a section, `where` in the recipe. JudgeError where a cap could not be held."""
     prices = None if section.prices is None else Prices(**section.prices.model_dump())
     if prices is None and is_local(section.base_url):
         prices = FREE
     if prices is None and section.max_usd is not None:
         raise JudgeError(
-            f"judge {section.model}: judge.max_usd cannot be held without a price; add "
-            "--set judge.prices='{input: ..., output: ...}' (dollars per million tokens), "
-            "or cap calls with judge.max_calls"
+            f"{called(section, where)}: {where}.max_usd cannot be held without a price; add "
+            f"--set {where}.prices='{{input: ..., output: ...}}' (dollars per million tokens), "
+            f"or cap calls with {where}.max_calls"
         )
-    return Budget(prices, section.max_usd, section.max_calls)
+    return Budget(prices, section.max_usd, section.max_calls, where)
+
+
+def called(section: PaidSection, where: str = "judge") -> str:
+    """Who is paid, in words: "judge gpt-4o", "model gpt-4o (eval.endpoints.far)"."""
+    return f"judge {section.model}" if where == "judge" else f"model {section.model} ({where})"
+
+
+def caps(section: PaidSection, where: str = "judge") -> str:
+    """The caps that a recipe sets, in words."""
+    named = [name for name in ("max_usd", "max_calls") if getattr(section, name) is not None]
+    return " or ".join(f"{where}.{name}" for name in named)
 
 
 class Totals(NamedTuple):
@@ -103,6 +122,13 @@ class Plan(NamedTuple):
     image_tokens: int = 0
     output_tokens: int = 0
     usd: float | None = 0.0  # None: price unknown
+    repairs: int = 0  # further calls, if none of the replies can be read; in no figure above
+    repairs_usd: float = 0.0  # 0 where the price is unknown
+    share: float = 1.0  # of the usual price, in batches; `usd` is what is paid then
+
+    def in_batches(self, share: float) -> Plan:
+        """The same calls at so much of the usual price; repairs are asked one by one."""
+        return self._replace(share=share, usd=None if self.usd is None else share * self.usd)
 
     def plus(self, other: Plan) -> Plan:
         """Both together."""
@@ -113,17 +139,31 @@ class Plan(NamedTuple):
             image_tokens=self.image_tokens + other.image_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             usd=None if self.usd is None or other.usd is None else self.usd + other.usd,
+            repairs=self.repairs + other.repairs,
+            repairs_usd=self.repairs_usd + other.repairs_usd,
+            share=self.share,
         )
 
-    def lines(self) -> Sequence[str]:
-        """The plan in words."""
-        money = "price unknown (judge.prices)" if self.usd is None else f"at most ${self.usd:.2f}"
+    def lines(self, where: str = "judge") -> Sequence[str]:
+        """The plan in words; `where` its section is in the recipe."""
+        unknown = f"price unknown ({where}.prices)"
+        money = unknown if self.usd is None else f"at most {_dollars(self.usd)}"
+        if self.share < 1:
+            money += f" in batches, at {self.share:g} of the price"
+        more = "price unknown" if self.usd is None else _dollars(self.repairs_usd)
+        repairs = f"and at most {self.repairs} repairs, {more}, if replies cannot be read"
         return (
             f"{self.calls} calls to send, {self.stored} in the ledger already",
             f"at most {self.text_tokens + self.image_tokens} tokens in "
             f"({self.image_tokens} of images) and {self.output_tokens} out",
             money,
+            *([f"{repairs} (counted in no figure above)"] if self.repairs else []),
         )
+
+
+def _dollars(usd: float) -> str:
+    """Up to the next cent: what is said is a bound."""
+    return f"${math.ceil(round(usd * 100, 6)) / 100:.2f}"
 
 
 def _nano(*parts: tuple[int, float]) -> int:

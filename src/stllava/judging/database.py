@@ -19,7 +19,7 @@ from stllava.generation.protocol import InFlight
 
 T = TypeVar("T")
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no batches
 BUSY_S = 60.0  # how long another process may hold the file
 
 _TABLES = """
@@ -53,6 +53,23 @@ CREATE TABLE IF NOT EXISTS purse (
     lost_nano_usd INTEGER NOT NULL DEFAULT 0,
     underestimated REAL NOT NULL DEFAULT 1  -- the most by which a cost exceeded its estimate
 ) STRICT;
+CREATE TABLE IF NOT EXISTS batches (
+    name TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    owner TEXT NOT NULL,           -- the process that hands it in; see the module `owner`
+    file_id TEXT,                  -- the provider's, of what was handed in
+    batch_id TEXT,                 -- the provider's; from then on any process may collect it
+    calls INTEGER NOT NULL DEFAULT 0,
+    settled INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL,         -- Unix seconds
+    closed REAL                    -- all that came is among the calls
+) STRICT;
+CREATE TABLE IF NOT EXISTS batch_calls (  -- of batches that are not closed
+    key TEXT PRIMARY KEY,
+    batch TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    request TEXT NOT NULL
+) STRICT;
 INSERT OR IGNORE INTO purse (one) VALUES (1);
 """
 
@@ -64,7 +81,7 @@ class _Work:
         self.do = do
         self.done = False
         self.result: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
 
 class Database:
@@ -82,6 +99,14 @@ class Database:
     def close(self) -> None:
         with self.lock:
             self.connection.close()
+
+    def read(self, do: Callable[[], T]) -> T:
+        """The result of `do`, which writes nothing."""
+        with self.lock:
+            try:
+                return do()
+            except sqlite3.Error as error:
+                raise _cannot(self.path, error) from error
 
     def commit(self, do: Callable[[], T]) -> T:
         """The result of `do`, whose writes are on disk when this returns.
@@ -114,8 +139,10 @@ class Database:
                 self.connection.execute("ROLLBACK")
             for work in batch:
                 work.error = _cannot(self.path, error)
-        except BaseException:
+        except BaseException as error:
             self.connection.execute("ROLLBACK")
+            for work in batch:  # nobody may take what was rolled back for done
+                work.error = _cannot(self.path, error)
             raise
         finally:
             for work in batch:
@@ -131,9 +158,9 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         (schema,) = connection.execute("PRAGMA user_version").fetchone()
-        if schema not in (0, SCHEMA):
+        if schema > SCHEMA:
             raise RunError(f"{path}: a ledger of schema {schema}, this version writes {SCHEMA}")
-        if schema == 0:  # two processes may come here at once; every statement is repeatable
+        if schema < SCHEMA:  # two processes may come here at once; every statement is repeatable
             connection.executescript(
                 f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;"
             )
@@ -143,8 +170,8 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _cannot(path: Path, error: Exception) -> RunError:
+def _cannot(path: Path, error: BaseException) -> RunError:
     return RunError(
         f"{path}: the ledger of calls cannot be used ({error}); it must lie on a local disk with "
-        "free space, or be another file with --set judge.ledger=..."
+        "free space, or be another file (`ledger` in its section of the recipe)"
     )

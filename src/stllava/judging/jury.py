@@ -6,21 +6,22 @@ Judges that err together are worth fewer than their number; `jury_panel` says ho
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Literal
 
-from stllava.errors import JudgeError
 from stllava.files import utc_now
 from stllava.judging.audit_pairs import Decision, by_pair, decide, latest
 from stllava.judging.pairing import Pair
-from stllava.judging.protocol import Judge
-from stllava.records import Answers, Verdict, VerdictState
+from stllava.records import Verdict, VerdictState
 
 Rule = Literal["majority", "mean_z"]
-NO_VERDICT = ("transport_failed", "budget_stopped")  # asked again
 TIE_Z = 0.05  # mean standard scores closer than this are a tie
+
+Key = tuple[str, Pair, str]  # id of the answers; draw indices, the lower first; view
+Scale = Mapping[tuple[str, str], tuple[float, float]]  # judge, view -> mean, standard deviation
 
 
 def jury_verdicts(
@@ -35,26 +36,34 @@ def jury_verdicts(
     majority: of the votes of consistent judges (see `audit_pairs`) more than half name the same
     winner, or a tie; else the jury is inconsistent. mean_z: every judge's scores become standard
     scores over all that it gave, and the higher mean wins; judges without scores count as 1 for
-    the winner, 0 for the loser and 0.5 in a tie. Either way at least half of the judges must have
-    a vote, else the verdict has the state that stopped most of them.
+    the winner, 0 for the loser and 0.5 in a tie. Either way at least half of the judges of that
+    view (who never looks has none without the image) must have a vote, else the verdict has the
+    state that stopped most of them. A pair that a cap kept from one of them is budget_stopped.
     """
     latest_ones = latest(verdicts)
-    num_judges = len({verdict.judge for verdict in latest_ones})
-    pairs: dict[tuple[str, Pair, str], list[list[Verdict]]] = defaultdict(list)
+    judges: dict[str, set[str]] = defaultdict(set)
+    for verdict in latest_ones:
+        judges[verdict.view].add(verdict.judge)
+    pairs: dict[Key, list[list[Verdict]]] = defaultdict(list)
     for said in by_pair(latest_ones):
-        pair = (min(said[0].pair), max(said[0].pair))
-        pairs[said[0].answers_id, pair, said[0].view].append(said)
+        pairs[key_of(said[0])].append(said)
     scale = _scales(latest_ones) if rule == "mean_z" else {}
     return [
-        _combined(members, num_judges, rule, scale, name, clock()) for members in pairs.values()
+        _combined(members, len(judges[key[2]]), rule, scale, name, clock())
+        for key, members in pairs.items()
     ]
+
+
+def key_of(verdict: Verdict) -> Key:
+    """The pair and view that a verdict is about."""
+    return verdict.answers_id, (min(verdict.pair), max(verdict.pair)), verdict.view
 
 
 def _combined(
     members: Sequence[Sequence[Verdict]],
     num_judges: int,
     rule: Rule,
-    scale: Mapping[str, tuple[float, float]],
+    scale: Scale,
     name: str,
     now: str,
 ) -> Verdict:
@@ -63,7 +72,9 @@ def _combined(
     first = found[0]
     state: VerdictState
     winner: int | None = None
-    if 2 * len(voting) < num_judges:
+    if any(v.state == "budget_stopped" for said in members for v in said):
+        state = "budget_stopped"  # to be asked: the verdict waits for a larger cap
+    elif 2 * len(voting) < num_judges:
         state = _most_common_failure(found)
     elif rule == "majority":
         state, winner = _majority(voting)
@@ -80,11 +91,11 @@ def _combined(
         view=members[0][0].view,
         judge=name,
         winner=winner,
-        scores=_mean_scores(members, first.pair),
+        scores=_mean_scores(members, first.pair, winner),
         state=state,
         reason="" if state == "ok" else said,
         reply=said,
-        cost_usd=sum(costs) if costs else None,
+        cost_usd=math.fsum(costs) if costs else None,
         time=now,
     )
 
@@ -106,13 +117,14 @@ def _majority(voting: Sequence[Decision]) -> tuple[VerdictState, int | None]:
 
 
 def _by_scores(
-    members: Iterable[Sequence[Verdict]], pair: Pair, scale: Mapping[str, tuple[float, float]]
+    members: Iterable[Sequence[Verdict]], pair: Pair, scale: Scale
 ) -> tuple[VerdictState, int | None]:
     gaps = []
     for said in members:
-        own = [_scores_of(v, pair) for v in said if v.state in ("ok", "tie")]
-        if len(own) == len(said):
-            spread = scale[said[0].judge][1]
+        read = [v for v in said if v.state in ("ok", "tie")]
+        if {v.order for v in read} == {v.order for v in said}:
+            spread = scale[said[0].judge, said[0].view][1]
+            own = [_scores_of(v, pair) for v in read]
             gaps.append(fmean((a - b) / spread for a, b in own) if spread else 0.0)
     mean = fmean(gaps)
     if abs(mean) < TIE_Z:
@@ -129,56 +141,25 @@ def _scores_of(verdict: Verdict, pair: Pair) -> tuple[float, float]:
     return (a, b) if verdict.pair == pair else (b, a)
 
 
-def _scales(verdicts: Iterable[Verdict]) -> dict[str, tuple[float, float]]:
-    """Judge -> mean and standard deviation of all scores it gave."""
-    given: dict[str, list[float]] = defaultdict(list)
+def _scales(verdicts: Iterable[Verdict]) -> Scale:
+    """Of all scores that a judge gave in a view."""
+    given: dict[tuple[str, str], list[float]] = defaultdict(list)
     for v in verdicts:
         if v.state in ("ok", "tie"):
-            given[v.judge] += _scores_of(v, v.pair)
-    return {judge: (fmean(scores), pstdev(scores)) for judge, scores in given.items()}
+            given[v.judge, v.view] += _scores_of(v, v.pair)
+    return {key: (fmean(scores), pstdev(scores)) for key, scores in given.items()}
 
 
-def _mean_scores(members: Iterable[Sequence[Verdict]], pair: Pair) -> tuple[float, float] | None:
-    """Raw, for the reader and for `prefer`'s margins; None if no member scores."""
-    own = [_scores_of(v, pair) for said in members for v in said if v.scores is not None]
-    return (fmean(a for a, _ in own), fmean(b for _, b in own)) if own else None
+def _mean_scores(
+    members: Iterable[Sequence[Verdict]], pair: Pair, winner: int | None
+) -> tuple[float, float] | None:
+    """Raw, for the reader and for `prefer`'s margins; None if no member scores.
 
-
-class JuryJudge:
-    """A `Judge` that asks several judges and combines their verdicts.
-
-    One judge after the other reads all items, so that local ones can take turns on a GPU. A
-    member's verdict goes to `keep` as soon as it is there; `votes`, kept by an earlier run, are not
-    asked for again, but those whose call failed are.
+    None too where they would speak against the winner, whom those without scores may have made.
     """
-
-    def __init__(
-        self,
-        members: Sequence[Judge],
-        *,
-        rule: Rule = "majority",
-        name: str = "jury",
-        votes: Iterable[Verdict] = (),
-        keep: Callable[[Verdict], None] = lambda _: None,
-    ) -> None:
-        if len({member.name for member in members}) < len(members) or len(members) < 2:
-            raise JudgeError("judge.jury: needs two or more judges with names of their own")
-        self.name = name
-        self._members, self._rule, self._keep = members, rule, keep
-        self._votes = {v.id: v for v in votes if v.state not in NO_VERDICT}
-
-    def judge(
-        self, items: Iterable[tuple[Answers, Pair]], *, done: Container[str] = ()
-    ) -> Iterator[Verdict]:
-        """One verdict per item, once all judges have seen all items."""
-        cases = list(items)
-        votes = dict(self._votes)
-        for member in self._members:
-            for verdict in member.judge(cases, done=self._votes.keys()):
-                votes[verdict.id] = verdict
-                self._keep(verdict)
-        wanted = {(answers.id, min(pair), max(pair)) for answers, pair in cases}
-        asked = (v for v in votes.values() if (v.answers_id, min(v.pair), max(v.pair)) in wanted)
-        for verdict in jury_verdicts(asked, rule=self._rule, name=self.name):
-            if verdict.id not in done:
-                yield verdict
+    own = [_scores_of(v, pair) for said in members for v in said if v.scores is not None]
+    if not own:
+        return None
+    a, b = fmean(a for a, _ in own), fmean(b for _, b in own)
+    against = b >= a if winner == pair[0] else a >= b
+    return None if winner is not None and against else (a, b)

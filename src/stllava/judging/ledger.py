@@ -32,27 +32,19 @@ class Ledger:
     ) -> None:
         self.path = path
         self.database = Database(path)
-        self._owner = new_owner()
-        self._purse = Purse(
-            self.database.connection,
-            path,
-            budget,
-            owner=self._owner,
-            retry=retry,
-            since=since,
-            clock=clock,
-        )
+        self.owner = new_owner()
+        self._retry, self._since, self._clock = retry, since, clock
+        self._purse = self.purse(self.owner, budget)
 
     def __enter__(self) -> Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.database.close()
-        retire(self._owner)
+        retire(self.owner)
 
     def fetch(self, key: str) -> StoredCall | None:
-        with self.database.lock:
-            return self._purse.standing(key)
+        return self.database.read(lambda: self._purse.standing(key))
 
     def reserve(self, key: str, estimate: Estimate) -> StoredCall | None:
         return self.database.commit(lambda: self._purse.reserve(key, estimate))
@@ -63,12 +55,26 @@ class Ledger:
     def release(self, key: str, *, maybe_paid: bool = False) -> None:
         self.database.commit(lambda: self._purse.release(key, maybe_paid=maybe_paid))
 
-    def mark(self, request_id: str, status: CallStatus) -> None:
-        """Note what a reply turned out to be once it was read: refused, or not to be parsed."""
-        change = "UPDATE calls SET status = ? WHERE request_id = ? AND status = 'ok'"
-        self.database.commit(lambda: self.database.connection.execute(change, (status, request_id)))
+    def mark(self, key: str, status: CallStatus) -> None:
+        """Note what the latest reply turned out to be once it was read: refused, or unparsed."""
+        change = (
+            "UPDATE calls SET status = ?1 WHERE key = ?2 AND status = 'ok' "
+            "AND ask = (SELECT max(ask) FROM calls WHERE key = ?2)"
+        )
+        self.database.commit(lambda: self.database.connection.execute(change, (status, key)))
+
+    def purse(self, owner: str, budget: Budget) -> Purse:
+        """The same calls and sums for another owner or at other prices; see `Purse`."""
+        return Purse(
+            self.database.connection,
+            self.path,
+            budget,
+            owner=owner,
+            retry=self._retry,
+            since=self._since,
+            clock=self._clock,
+        )
 
     def totals(self) -> Totals:
         """What was spent and what is set aside, over all who share the file."""
-        with self.database.lock:
-            return self._purse.totals()
+        return self.database.read(self._purse.totals)

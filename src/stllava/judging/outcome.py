@@ -5,12 +5,14 @@ A reply speaks of the first and the second answer it was shown; a verdict of dra
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from stllava.generation.protocol import CallStatus
 from stllava.judging.pairing import Pair
 from stllava.judging.parse import Parsed, looks_refused, read_reply
 from stllava.prompts import Rubric
-from stllava.records import Draw, Usage
+from stllava.records import Draw, Request, Turn, Usage, VerdictState
 
 
 def needs_repair(reply: Draw, rubric: Rubric) -> bool:
@@ -18,6 +20,13 @@ def needs_repair(reply: Draw, rubric: Rubric) -> bool:
     if reply.finish not in ("stop", "length") or not reply.text.strip():
         return False
     return not (_read(reply, rubric).found or looks_refused(reply.text))
+
+
+def repair_request(request: Request, reply: str, form: str) -> Request:
+    """The same request, the reply to it, and the form once more."""
+    (turn,) = request.turns
+    turns = (turn.model_copy(update={"answer": reply}), Turn(question=form))
+    return request.model_copy(update={"turns": turns, "num_draws": 1})
 
 
 def outcome(
@@ -30,10 +39,9 @@ def outcome(
         "cost_usd": _cost(reply, repair),
         "model_returned": reply.model,
     }
-    if reply.finish == "error":
-        if reply.reason == "budget":
-            return {**said, "state": "budget_stopped", "reason": "the budget would not cover it"}
-        return {**said, "state": "transport_failed", "reason": "no reply after all tries"}
+    for draw in (reply, repair):
+        if draw is not None and draw.finish == "error" and (draw is reply or not _is_final(draw)):
+            return {**said, **_unsaid(draw)}  # asked again, what was paid comes from the ledger
     if reply.finish == "refused":
         if not reply.text:
             return {**said, "state": "filtered", "reason": "stopped by a content filter"}
@@ -49,6 +57,29 @@ def outcome(
             return {**said, "state": "refused", "reason": "the reply reads as a refusal"}
         return {**said, "state": "unparsed", "reason": read.reason}
     return {**said, **_decided(read, order, swapped=order != pair)}
+
+
+def unread_calls(
+    state: VerdictState, reply: Draw, repair: Draw | None = None
+) -> Iterator[tuple[str, CallStatus]]:
+    """Keys of the calls that a verdict without a winner was read from, and what they are."""
+    if state not in ("refused", "unparsed"):
+        return
+    for draw in (reply, repair):
+        if draw is not None and draw.call and draw.finish in ("stop", "length"):
+            yield draw.call, "refused" if looks_refused(draw.text) else "unparsed"
+
+
+def _is_final(draw: Draw) -> bool:
+    return draw.reason == "rejected"
+
+
+def _unsaid(draw: Draw) -> dict[str, Any]:
+    if draw.reason == "budget":
+        return {"state": "budget_stopped", "reason": "the budget would not cover it"}
+    if _is_final(draw):
+        return {"state": "skipped", "reason": "the judge's server does not take this request"}
+    return {"state": "transport_failed", "reason": "no reply after all tries"}
 
 
 def _decided(read: Parsed, order: Pair, *, swapped: bool) -> dict[str, Any]:
@@ -77,10 +108,11 @@ def _read(reply: Draw, rubric: Rubric) -> Parsed:
 
 
 def _cost(reply: Draw, repair: Draw | None) -> float | None:
-    """Of both calls; None if one of them has no known price."""
-    costs = [draw.cost_usd for draw in (reply, repair) if draw is not None]
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) if len(known) == len(costs) else None
+    """Of both calls; None if one of them has no known price. What was not sent costs nothing."""
+    sent = [draw for draw in (reply, repair) if draw is not None and draw.finish != "error"]
+    known = [draw.cost_usd for draw in sent if draw.cost_usd is not None]
+    # Costs are whole nano-dollars.
+    return round(sum(known), 9) if sent and len(known) == len(sent) else None
 
 
 def _added(one: Usage | None, other: Usage | None) -> Usage | None:

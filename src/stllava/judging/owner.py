@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from pathlib import Path
 
-JOB = "job:"  # starts an owner that is no process: a job at the provider, see `jobs`
+BATCH = "batch:"  # starts an owner that is no process: see `batches`
 _ours: set[str] = set()  # of this process: in a container, its forerunner had the same number
 
 
@@ -35,4 +36,13 @@ def is_alive(owner: str) -> bool:
         return False
     except PermissionError:
         pass
-    return True
+    return not _is_zombie(int(pid))
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether it ended and nobody has asked how; False where the system does not say."""
+    try:
+        said = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return said.rpartition(")")[2].split()[:1] == ["Z"]

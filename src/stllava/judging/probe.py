@@ -6,14 +6,14 @@ Some twenty short calls about drawn shapes. Nothing is kept: the answer holds fo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stllava.errors import JudgeError
 from stllava.generation.options import JSON_OBJECT
 from stllava.generation.protocol import Generator, Sampling
 from stllava.judging.shapes import shape_ids
-from stllava.prompts import PROBES, RESPONSES, Rubric
+from stllava.prompts import PROBES, RESPONSES
 from stllava.records import Draw, Request, Turn
 
 NUM_PICTURES = 3
@@ -21,6 +21,8 @@ PICTURE = shape_ids(1)[0]
 MAX_TOKENS = 120
 REPEATS = 3
 FEW_TOKENS = 8
+EVERYTHING = ("json_schema", "json_object", "logprobs", "temperature", "seed", "max_tokens")
+OF_A_POLICY = ("logprobs", "max_tokens")  # in this process: there is no server to refuse options
 LOUD = 1.5  # a temperature at which a made-up name differs between draws
 
 
@@ -37,9 +39,10 @@ class Capabilities(NamedTuple):
 
     findings: Mapping[str, Finding]
     refused: frozenset[str]
+    models: frozenset[str] = frozenset()  # as the replies name them
 
     def can(self, name: str) -> bool:
-        return self.findings[name].shown
+        return name in self.findings and self.findings[name].shown
 
 
 class _Probe:
@@ -51,6 +54,7 @@ class _Probe:
     def __init__(self, generator: Generator, refused: Callable[[], frozenset[str]]) -> None:
         self._generator = generator
         self.refused = refused
+        self.models: set[str] = set()
 
     def ask(self, name: str, **fields: Any) -> Draw:
         """Greedy, about the first picture."""
@@ -58,7 +62,11 @@ class _Probe:
         return draw
 
     def ask_all(self, requests: Sequence[Request], sampling: Sampling) -> list[Draw]:
-        return list(self._generator.generate(requests, sampling))
+        draws = list(self._generator.generate(requests, sampling))
+        if any(draw.reason == "transport" for draw in draws):
+            raise JudgeError(f"judge {self._generator.name}: no reply; is its server up?")
+        self.models |= {draw.model for draw in draws if draw.model}
+        return draws
 
     def names(self, temperature: float, salts: Iterable[int]) -> set[str]:
         """The different names that are made up; equal salts have equal seeds."""
@@ -77,39 +85,27 @@ def _request(name: str, image: str = PICTURE, *, salt: int = 0, **fields: Any) -
 
 
 def probe(
-    generator: Generator, *, refused: Callable[[], frozenset[str]] = frozenset
+    generator: Generator,
+    *,
+    refused: Callable[[], frozenset[str]] = frozenset,
+    names: Container[str] = EVERYTHING,
 ) -> Capabilities:
-    """Try everything a rubric may use. The generator's images are those of `judging.shapes`.
+    """Try what a rubric may use. The generator's images are those of `judging.shapes`.
 
-    `refused` tells which options the endpoint has refused. Raises JudgeError where not even a
-    picture and a question get through.
+    `refused` tells which options the endpoint has refused; `names`, which capabilities are tried
+    beside `image`. Raises JudgeError where not even a picture and a question get through.
     """
     asker = _Probe(generator, refused)
     findings = [_image(asker)]  # an endpoint that takes no image, or no key, says so here
     for name, test in _TESTS.items():
+        if name not in names:
+            continue
         try:
             findings.append(test(asker))
         except JudgeError as error:
             findings.append(Finding(name, False, str(error)))
-    return Capabilities({finding.name: finding for finding in findings}, refused())
-
-
-def plan_lines(able: Capabilities, rubric: Rubric) -> list[str]:
-    """What a stage with this rubric will do, in words."""
-    lines = []
-    if not able.can("image"):
-        lines.append("the image is not seen: this endpoint cannot judge answers about images")
-    if rubric.output == "json":
-        forms = [name for name in ("json_schema", "json_object") if able.can(name)]
-        lines.append(f"reply form: {forms[0] if forms else 'as the prompt says, nothing enforced'}")
-    if rubric.output == "choice":
-        logprobs = able.can("logprobs")
-        lines.append("verdict: " + ("letter probabilities" if logprobs else "the letter alone"))
-    if "max_tokens" in able.refused:
-        lines.append("length limit: sent as max_completion_tokens")
-    left_out = sorted(able.refused - {"max_tokens", "json_schema"})
-    lines.append("left out: " + (", ".join(left_out) if left_out else "nothing"))
-    return lines
+    found = {finding.name: finding for finding in findings}
+    return Capabilities(found, refused(), frozenset(asker.models))
 
 
 def _image(asker: _Probe) -> Finding:
@@ -175,6 +171,8 @@ def _seed(asker: _Probe) -> Finding:
 def _max_tokens(asker: _Probe) -> Finding:
     draw = asker.ask("max_tokens", max_tokens=FEW_TOKENS)
     used = draw.usage.completion_tokens if draw.usage else None
+    if draw.token_ids is not None:
+        used = len(draw.token_ids)
     name = "max_completion_tokens" if "max_tokens" in asker.refused() else "max_tokens"
     shown = draw.finish == "length" and len(draw.text.split()) <= FEW_TOKENS
     return Finding("max_tokens", shown, f"{name}={FEW_TOKENS}: {draw.finish}, {used} tokens used")

@@ -13,8 +13,8 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
 from stllava.files import utc_now
-from stllava.generation.protocol import Generator, Sampling
-from stllava.judging.outcome import needs_repair, outcome
+from stllava.generation.protocol import CallStatus, Generator, Sampling
+from stllava.judging.outcome import needs_repair, outcome, repair_request, unread_calls
 from stllava.judging.pairing import IDENTICAL, Pair, normalise, unanswerable
 from stllava.judging.rubrics import load_rubric
 from stllava.prompts import Rubric
@@ -53,7 +53,8 @@ class ModelJudge:
     is a name, a file or a Rubric. `orders="one"` shows the pair's first draw first, as the paper
     does; "both" also swaps them, which is what tells a preference from a habit. `samples` repeats
     each call. `repair` asks once more, quoting the form, where a reply cannot be read. `view` goes
-    into the verdicts; what is shown for an image is the generator's business.
+    into the verdicts; what is shown for an image is the generator's business. `mark` is told the
+    key of every kept call whose reply is refused or unread, before its verdict is given.
     The default is greedy (the released code sampled at 0.2 without a seed; not in the paper).
     """
 
@@ -68,6 +69,7 @@ class ModelJudge:
         samples: int = 1,
         repair: bool = False,
         model: str | None = None,
+        mark: Callable[[str, CallStatus], None] | None = None,
         clock: Callable[[], str] = utc_now,
         sampling: Sampling = GREEDY,
         max_tokens: int = 512,
@@ -80,6 +82,7 @@ class ModelJudge:
         self._samples = samples
         self._repair = repair
         self._model = model
+        self._mark = mark
         self._clock = clock
         self._sampling = sampling
         choice = self._rubric.output == "choice"
@@ -117,10 +120,9 @@ class ModelJudge:
                         yield request
 
         for reply in self._generator.generate(requests(), self._sampling):
-            while waiting[0].request is None:
-                yield waiting.popleft()
-            case = waiting.popleft()
-            assert case.request is not None
+            while (case := waiting.popleft()).request is None:
+                if case.known["id"] not in done:
+                    yield case
             assert case.request.id == reply.request_id
             if case.known["id"] not in done:
                 yield case._replace(reply=reply)
@@ -146,17 +148,16 @@ class ModelJudge:
             fields = outcome(
                 reply, self._rubric, pair=known["pair"], order=known["order"], repair=repair
             )
+            if self._mark is not None:
+                for key, status in unread_calls(fields["state"], reply, repair):
+                    self._mark(key, status)
             yield Verdict(**known, **fields, model=self._model, time=reply.time or self._clock())
 
     def _repair_request(self, case: _Case) -> Request:
-        """The same request, the reply to it, and the form once more."""
         assert case.request is not None
         assert case.reply is not None
-        (turn,) = case.request.turns
-        again = Turn(question=self._rubric.repair)
-        turns = (turn.model_copy(update={"answer": case.reply.text}), again)
-        fields = {"id": _repair_id(case.known["id"]), "turns": turns, "num_draws": 1}
-        return case.request.model_copy(update=fields)
+        again = repair_request(case.request, case.reply.text, self._rubric.repair)
+        return again.model_copy(update={"id": _repair_id(case.known["id"])})
 
     def _cases(self, answers: Answers, pair: Pair, order: Pair) -> list[_Case]:
         """One case per sample; they share the request, whose draws they are."""

@@ -12,20 +12,21 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import NamedTuple
 
+from stllava.errors import RunError
 from stllava.generation.protocol import BudgetStopped, Estimate, InFlight, StoredCall
 from stllava.judging.budget import NANO, Budget, Totals
-from stllava.judging.owner import JOB, is_alive
+from stllava.judging.owner import BATCH, is_alive
 from stllava.records import Usage
 
 HOLD_S = 3600.0  # a reservation of a machine that we cannot see is written off after so long
 
 
 class _Held(NamedTuple):
-    """What is set aside: in all, and of it for calls that a provider's job answers in hours."""
+    """What is set aside: in all, and of it for calls that a batch answers in hours."""
 
     calls: int
     nano: int
-    in_jobs: int
+    in_batches: int
 
 
 class Purse:
@@ -69,24 +70,36 @@ class Purse:
         return StoredCall(status, request_id, request, reply, used, model, cost, created)
 
     def reserve(self, key: str, estimate: Estimate) -> StoredCall | None:
-        """Set the price aside, or the stored call. Raises BudgetStopped or InFlight."""
+        """Set the price aside, or the stored call. Raises BudgetStopped, InFlight, or RunError."""
         self._write_off_the_dead()
         if (stored := self.standing(key)) is not None:
             return stored
-        if self._db.execute("SELECT 1 FROM reservations WHERE key = ?", (key,)).fetchone():
-            raise InFlight
+        if (owner := self.holder(key)) is not None:
+            if owner.startswith(BATCH):
+                raise RunError(
+                    f"{self._path}: a call is with the provider in a batch; collect it first, "
+                    "with --set judge.batch={}"
+                )
+            raise InFlight(f"{owner}, who asks the same")
         calls, nano, _, _, underestimated = self._sums()
         held = self._held()
         guess = self._budget.at_most_nano(estimate)
         price = math.ceil(guess * underestimated)
         over = _over(self._budget, calls + held.calls + 1, nano + held.nano + price)
-        if over and held.calls > held.in_jobs:
-            raise InFlight  # what is held may turn out cheaper; a job's calls take too long
+        if over and held.calls > held.in_batches:
+            # What is held may turn out cheaper; what a batch holds takes too long.
+            raise InFlight("calls that hold what is left of the budget")
         if over:
             raise BudgetStopped(f"{self._path}: {over}")
         row = (key, self._owner, price, guess, estimate.image_tokens, self._clock() + HOLD_S)
         self._db.execute("INSERT INTO reservations VALUES (?, ?, ?, ?, ?, ?)", row)
         return None
+
+    def holder(self, key: str) -> str | None:
+        """Who has set money aside for the call."""
+        row: tuple[str] | None
+        row = self._db.execute("SELECT owner FROM reservations WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
 
     def settle(self, key: str, call: StoredCall) -> StoredCall:
         """Keep a call; what was set aside beyond its cost is free again."""
@@ -131,10 +144,10 @@ class Purse:
         )
 
     def _write_off_the_dead(self) -> None:
-        """What died processes hold; a provider's job lives without us."""
+        """What died processes hold; a batch at the provider lives without us."""
         others = (
             "SELECT key, owner, nano_usd, expires FROM reservations "
-            f"WHERE owner != ? AND owner NOT LIKE '{JOB}%'"
+            f"WHERE owner != ? AND owner NOT LIKE '{BATCH}%'"
         )
         for key, owner, nano, expires in self._db.execute(others, (self._owner,)).fetchall():
             if not is_alive(owner) or self._clock() > expires:
@@ -150,7 +163,7 @@ class Purse:
     def _held(self) -> _Held:
         every = (
             "SELECT count(*), coalesce(sum(nano_usd), 0), "
-            f"coalesce(sum(owner LIKE '{JOB}%'), 0) FROM reservations"
+            f"coalesce(sum(owner LIKE '{BATCH}%'), 0) FROM reservations"
         )
         return _Held(*self._db.execute(every).fetchone())
 
@@ -158,7 +171,7 @@ class Purse:
 def _over(budget: Budget, calls: int, nano: int) -> str | None:
     """Which cap so many calls at so much would exceed, and what to do about it."""
     if budget.max_calls is not None and calls > budget.max_calls:
-        return f"judge.max_calls={budget.max_calls} is reached; raise it to go on"
+        return f"{budget.where}.max_calls={budget.max_calls} is reached; raise it to go on"
     if budget.max_nano is not None and nano > budget.max_nano:
-        return f"judge.max_usd={budget.max_usd:g} is reached; raise it to go on"
+        return f"{budget.where}.max_usd={budget.max_usd:g} is reached; raise it to go on"
     return None

@@ -11,7 +11,7 @@ from typing import Literal
 
 from stllava.config import PreferSection
 from stllava.judging.pairing import normalise
-from stllava.judging.states import PairKey, PairOutcome, by_pair, outcome_of
+from stllava.judging.states import EQUAL, PairKey, PairOutcome, by_pair, outcome_of
 from stllava.records import Answers, ReviewItem, Verdict
 
 Reason = Literal["tie", "inconsistent", "close", "unread", "blank"]
@@ -30,7 +30,7 @@ def for_review(
 
     def reason(key: PairKey, outcome: PairOutcome) -> Reason | None:
         if outcome.state == "ok":
-            close = outcome.margin is not None and outcome.margin <= limit
+            close = outcome.margin is not None and outcome.margin <= limit + EQUAL
             if close and "close" in settings.review:
                 return "close"
             return "blank" if key in unchanged else None

@@ -22,6 +22,7 @@ from stllava.records import Answers, Draw, Verdict
 Place = Literal["worse", "better"]
 PLACES: tuple[Place, ...] = ("worse", "better")
 RIGHT, WRONG = 0, 1  # indices of the draws
+NO_REPLY = ("transport_failed", "budget_stopped")
 ORDERS: tuple[Pair, ...] = ((RIGHT, WRONG), (WRONG, RIGHT))
 
 
@@ -52,12 +53,16 @@ class Flips(NamedTuple):
 
 
 class SelfTest(NamedTuple):
-    """`all` is over every row; a case without canary counts in `plain_right` of `plain`."""
+    """`all` is over every row; a case without canary counts in `plain_right` of `plain`.
+
+    A case whose call failed counts in `failed` and nowhere else.
+    """
 
     rows: list[Flips]
     all: Flips
     plain: int
     plain_right: int
+    failed: int = 0
 
 
 def selftest(judge: Judge, *, num_pictures: int = 6) -> SelfTest:
@@ -65,16 +70,17 @@ def selftest(judge: Judge, *, num_pictures: int = 6) -> SelfTest:
 
     `num_pictures`: 1..9; each takes two calls, and two for each canary and place.
     """
-    said = _judged(judge, list(_cases(num_pictures)))
+    every = _judged(judge, list(_cases(num_pictures)))
+    said = {case: v for case, v in every.items() if v.state not in NO_REPLY}
     plain = {case: v for case, v in said.items() if case.name is None}
     counted = {
         case: verdict
         for case, verdict in said.items()
-        if case.name is not None and plain[case.plain].winner == RIGHT
+        if case.name is not None and (v := plain.get(case.plain)) and v.winner == RIGHT
     }
     rows = [_flips(counted, name, place) for name in CANARIES for place in PLACES]
     right = sum(verdict.winner == RIGHT for verdict in plain.values())
-    return SelfTest(rows, _flips(counted), len(plain), right)
+    return SelfTest(rows, _flips(counted), len(plain), right, len(every) - len(said))
 
 
 def num_calls(num_pictures: int) -> int:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from stllava.errors import JudgeError
+from stllava.generation.key import without
 
 log = logging.getLogger(__name__)
 
@@ -41,24 +42,30 @@ def running_server(
     timeout_s: float,
     env: Mapping[str, str] | None = None,
     grace_s: float = GRACE_S,
+    secret: str = "",
 ) -> Iterator[int]:
     """Start `command` without a shell, wait until `ready_url` answers 200, stop it at the end.
 
     Yields its process id, which is also its group's. `folder` gets server.log, to which every
-    start appends. Raises JudgeError if it cannot be started, ends early, is not ready after
-    `timeout_s` seconds, or if something answers at `ready_url` already.
+    start appends what the server prints, with `secret` blotted out. Raises JudgeError if it cannot
+    be started, ends early, is not ready after `timeout_s` seconds, or if something answers at
+    `ready_url` already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if is_ready(ready_url):
         raise JudgeError(_already_there(ready_url, folder / PID))
-    with (folder / LOG).open("ab") as output, _sigterm_ends_the_block():
-        process = _start(command, env or {}, output)
+    with _sigterm_ends_the_block():
+        process = _start(command, env or {})
+        (folder / LOG).touch()
+        printed = threading.Thread(target=_keep, args=(process, folder / LOG, secret), daemon=True)
+        printed.start()
         (folder / PID).write_text(f"{process.pid}\n", encoding="utf-8")
         try:
-            _wait(process, ready_url, timeout_s, folder / LOG)
+            _wait(process, printed, ready_url, timeout_s, folder / LOG)
             yield process.pid
         finally:
             stop(process, grace_s)
+            printed.join(PROBE_S)  # a child that left the group may hold the pipe open
             (folder / PID).unlink(missing_ok=True)
 
 
@@ -81,7 +88,16 @@ def stop(process: subprocess.Popen[bytes], grace_s: float = GRACE_S) -> None:
     process.wait()
 
 
-def _start(command: str, env: Mapping[str, str], output: Any) -> subprocess.Popen[bytes]:
+def _keep(process: subprocess.Popen[bytes], log_file: Path, secret: str) -> None:
+    """Write what the server prints, line by line: it knows the environment, keys and all."""
+    assert process.stdout is not None
+    with process.stdout, log_file.open("ab") as output:
+        for line in process.stdout:
+            output.write(without(secret, line.decode("utf-8", "replace")).encode())
+            output.flush()
+
+
+def _start(command: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -93,7 +109,7 @@ def _start(command: str, env: Mapping[str, str], output: Any) -> subprocess.Pope
         return subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, **env},
             start_new_session=True,
@@ -104,10 +120,17 @@ def _start(command: str, env: Mapping[str, str], output: Any) -> subprocess.Pope
         ) from None
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, timeout_s: float, output: Path) -> None:
+def _wait(
+    process: subprocess.Popen[bytes],
+    printed: threading.Thread,
+    url: str,
+    timeout_s: float,
+    output: Path,
+) -> None:
     deadline = time.monotonic() + timeout_s
     while not is_ready(url):
         if process.poll() is not None:
+            printed.join(PROBE_S)
             raise JudgeError(
                 f"judge.server: it ended with code {process.returncode} before {url} answered; "
                 f"{output} ends: {_last_lines(output)}"

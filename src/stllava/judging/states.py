@@ -2,7 +2,7 @@
 
 Samples of one order are averaged. Then every order has to say the same: a winner in one order and
 the other answer, or a tie, in the other order is inconsistent, and a pair with an order that was
-not judged has that order's state. Every pair has exactly one state.
+not judged has that order's state (see `UNJUDGED`). Every pair has exactly one state.
 """
 
 from __future__ import annotations
@@ -18,6 +18,18 @@ from stllava.records import Verdict, VerdictState
 PairKey = tuple[str, Pair]  # id of the answers; draw indices, the lower first
 JUDGED = ("ok", "tie")
 EQUAL = 1e-9  # mean points closer than this are equal
+# Of several reasons why a pair was not judged: what asking again may change comes first.
+UNJUDGED: tuple[VerdictState, ...] = (
+    "budget_stopped",
+    "transport_failed",
+    "skipped",
+    "filtered",
+    "refused",
+    "unparsed",
+    "inconsistent",
+    "both_bad",
+    "cannot_judge",
+)
 
 
 class PairOutcome(NamedTuple):
@@ -40,15 +52,21 @@ def points(verdict: Verdict) -> dict[int, float]:
     """Draw index -> points of a verdict that is ok or a tie.
 
     Scores where there are any; else the probability of being better; else, of a judge that ranks
-    without scoring, 1 for the winner, 0 for the loser, 0.5 in a tie.
+    without scoring, 1 for the winner and 0 for the loser. A tie gives both the same, and so do
+    scores that speak against their own winner: points never make another winner.
     """
     first, second = verdict.pair
     if verdict.scores is not None:
-        return {first: verdict.scores[0], second: verdict.scores[1]}
-    if verdict.preference is not None:
-        return {first: verdict.preference, second: 1 - verdict.preference}
-    won = 0.5 if verdict.winner is None else float(verdict.winner == first)
-    return {first: won, second: 1 - won}
+        a, b = verdict.scores
+    elif verdict.preference is not None:
+        a, b = verdict.preference, 1 - verdict.preference
+    else:
+        won = 0.5 if verdict.winner is None else float(verdict.winner == first)
+        a, b = won, 1 - won
+    better = None if a == b else first if a > b else second
+    if better != verdict.winner:
+        a = b = (a + b) / 2
+    return {first: a, second: b}
 
 
 def by_pair(verdicts: Iterable[Verdict], *, view: str = "image") -> dict[PairKey, list[Verdict]]:
@@ -99,11 +117,15 @@ def _outcome(pair: Pair, said: Iterable[_Said]) -> PairOutcome:
     for one in said:
         orders[one.order].append(one)
     gaps: list[float] = []
+    missing: set[VerdictState] = set()
     for order in orders.values():
         given = [one.gap for one in order if one.gap is not None]
-        if not given:
-            return PairOutcome(order[-1].state)
-        gaps.append(fmean(given))
+        if given:
+            gaps.append(fmean(given))
+        else:
+            missing |= {one.state for one in order}
+    if missing:
+        return PairOutcome(min(missing, key=UNJUDGED.index))
     sides = {0 if abs(gap) < EQUAL else 1 if gap > 0 else -1 for gap in gaps}
     if len(sides) > 1:
         return PairOutcome("inconsistent", margin=abs(fmean(gaps)))

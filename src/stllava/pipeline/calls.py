@@ -5,24 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stllava.errors import JudgeError
 from stllava.files import disk_errors, read_json_lines, read_records
-from stllava.generation.asked import Asker, Pictures
-from stllava.generation.protocol import Generator
 from stllava.generation.wire import is_local
 from stllava.judging.budget import Plan, budget
 from stllava.judging.estimate import CountingGenerator
 from stllava.judging.ledger import Ledger
+from stllava.judging.rubrics import load_rubric
+from stllava.pipeline import left_out, paid
 from stllava.pipeline.job import Job
 from stllava.records import Verdict
 from stllava.run import LEDGER
 
+if TYPE_CHECKING:
+    from stllava.generation.endpoint import EndpointGenerator
+
 # Of the section `judge`: how calls are sent and paid for changes no verdict.
 OPERATION = frozenset({
-    "api_key_env", "call_limit_s", "concurrency", "image_tokens", "images_are_deidentified",
-    "key_file", "ledger", "max_calls", "max_tries", "max_usd", "prices", "retry", "self_judging",
-    "server", "timeout_s",
+    "api_key_env", "batch", "call_limit_s", "concurrency", "image_tokens",
+    "images_are_deidentified", "key_file", "ledger", "max_calls", "max_failed", "max_tries",
+    "max_usd", "prices", "retry", "self_judging", "server", "timeout_s",
 })  # fmt: skip
 ImageUri = Callable[[str], str] | None
 PASSING = ("transport_failed", "budget_stopped")  # states that are asked for again
@@ -45,47 +49,33 @@ def open_ledger(job: Job) -> Ledger:
     )
 
 
-def endpoint(job: Job, calls: Ledger, rubric: str, image_uri: ImageUri = None) -> Generator:
+def endpoint(job: Job, calls: Ledger, rubric: str, image_uri: ImageUri = None) -> EndpointGenerator:
     """The recipe's endpoint, paid from the ledger.
 
     `rubric`: name and version. `image_uri` says what is sent for an image in its stead.
     """
-    from stllava.generation.endpoint import EndpointGenerator  # its client loads slowly
-
-    section = job.recipe.judge
-    return EndpointGenerator(
-        section.base_url,
-        section.model,
-        api_key_env=section.api_key_env,
-        key_file=Path(section.key_file) if section.key_file else None,
-        image_path=job.image_path,
-        image_uri=image_uri,
-        image_pixels=None if image_uri else lambda name: job.images[name].pixels_sha256,
-        timeout_s=section.timeout_s,
-        call_limit_s=section.call_limit_s,
-        max_tries=section.max_tries,
-        concurrency=section.concurrency,
-        calls=calls,
-        rubric=rubric,
-        tokens_per_image=section.image_tokens,
-    )
+    shown, options = _shown(job, image_uri), left_out.options(job)
+    return paid.endpoint(job.recipe.judge, shown, calls, rubric=rubric, options=options)
 
 
 def count(
     job: Job, calls: Ledger | None, rubric: str, image_uri: ImageUri = None
 ) -> CountingGenerator:
     """The same endpoint, of which nothing is asked."""
-    section = job.recipe.judge
+    section, shown = job.recipe.judge, _shown(job, image_uri)
+    repair = load_rubric(section.rubric).repair if section.repair else None
+    return paid.counting(section, shown, calls, rubric=rubric, repair=repair)
+
+
+def _shown(job: Job, image_uri: ImageUri) -> paid.Shown:
     pixels = None if image_uri else lambda name: job.images[name].pixels_sha256
-    pictures = Pictures(job.image_path, image_uri, pixels)
-    asker = Asker(
-        section.base_url,
-        section.model,
-        pictures,
-        rubric=rubric,
-        tokens_per_image=section.image_tokens,
-    )
-    return CountingGenerator(asker, calls, budget(section))
+    return paid.Shown(job.image_path, image_uri, pixels)
+
+
+def as_billed(job: Job, plan: Plan) -> Plan:
+    """The plan at the price that the recipe's way of sending has."""
+    batch = job.recipe.judge.batch
+    return plan if batch is None else plan.in_batches(batch.price)
 
 
 def check_leaving(job: Job) -> None:
@@ -100,14 +90,7 @@ def check_leaving(job: Job) -> None:
 
 def ask_before_paying(job: Job, count_calls: Callable[[], Plan]) -> None:
     """Nothing is sent to a remote host that nobody agreed to pay for. Raises JudgeError."""
-    section = job.recipe.judge
-    if is_local(section.base_url) or (plan := count_calls()).calls == 0:
-        return
-    said = f"judge {section.model}: " + "; ".join(plan.lines())
-    if job.agree is None:
-        raise JudgeError(f"{said}; add --yes to agree, or look first with --dry-run")
-    if not job.agree(said):
-        raise JudgeError(f"judge {section.model}: not agreed to; nothing was sent")
+    paid.agree_to_pay(job.agree, job.recipe.judge, count_calls)
 
 
 def standing(file: Path) -> set[str]:

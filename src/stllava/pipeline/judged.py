@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from functools import partial
 
 from stllava.errors import JudgeError
 from stllava.files import read_records
-from stllava.judging.budget import Plan
+from stllava.judging.budget import Plan, caps
 from stllava.judging.ledger import Ledger
 from stllava.judging.pairing import Pair, pairs
 from stllava.pipeline import calls, judges
 from stllava.pipeline import verdicts as written
+from stllava.pipeline.account import account
 from stllava.pipeline.asking import (
+    fill_from_batches,
     generator_of,
     is_paid,
     model_judge,
     opened_judge,
-    rubric_name,
+    planned_calls,
     settings_of,
     without_images,
 )
 from stllava.pipeline.job import Job
 from stllava.pipeline.judge_bench import require_competence
-from stllava.pipeline.jury import members
+from stllava.pipeline.judges import members
+from stllava.pipeline.jury import VOTES, vote_states
 from stllava.records import Answers, Verdict
 from stllava.stage import Stage
 
@@ -36,6 +39,8 @@ def judge(job: Job) -> None:
     """Write verdicts.jsonl, record by record; what is there is not asked for again."""
     stage = job.stage("judge")
     inputs = [job.file("answer", "answers.jsonl"), *judges.inputs(job)]
+    if stage.complete and not (stage.path / "verdicts.jsonl").is_file():
+        (stage.path / "stage.json").unlink()  # they were deleted; the ledger has them
     if not stage.begin(inputs=inputs, settings=settings_of(job), by_id=True):
         return
     require_competence(job)
@@ -49,58 +54,75 @@ def judge(job: Job) -> None:
             calls.check_leaving(job)
         book = stack.enter_context(calls.open_ledger(job)) if is_paid(job) else None
         if book is not None:
-            calls.ask_before_paying(job, partial(plan, job, book, done))
+            calls.ask_before_paying(job, lambda: calls.as_billed(job, plan(job, book, done)))
         if len(done) < total:
             stack.enter_context(judges.managed_server(job))
+        if book is not None:
+            fill_from_batches(job, book, lambda: _items(job), done)
         job.reporter.stage("judge", total)
-        _write_verdicts(job, stage, _verdicts(job, book, done), book, len(done), total)
+        _write_verdicts(job, stage, _verdicts(job, book, done), len(done), total)
     states, cost_usd = written.states(stage)
     every = states["image"] + states["blank"]
     if stopped := every.get("budget_stopped"):
-        cap = "max_calls" if job.recipe.judge.max_usd is None else "max_usd"
         raise JudgeError(
             f"{stage.path}: the budget is used up, {stopped} of {total} verdicts are missing; "
-            f"raise judge.{cap} and repeat the command"
+            f"raise {caps(job.recipe.judge)} and repeat the command"
         )
     if failed := every.get("transport_failed"):
-        job.reporter.note(f"{failed} calls failed; --redo judge asks for these again, no others")
-    more = written.summary(job, stage)
+        _accept_failures(job, failed, total)
+    more = {**written.summary(job, stage), **account(job, stage)}
+    if job.recipe.judge.jury:
+        more["votes"] = vote_states(job, stage)
     seen = states["image"]
     stage.finish(
         pairs=num_pairs, verdicts=seen.total(), states=dict(seen), cost_usd=cost_usd, **more
     )
 
 
+def _accept_failures(job: Job, failed: int, total: int) -> None:
+    """A few calls may get no reply; many are an outage. Raises JudgeError: the stage stays open."""
+    if failed <= job.recipe.judge.max_failed * total:
+        job.reporter.note(f"{failed} calls failed; --redo asks for these again, no others")
+        return
+    raise JudgeError(
+        f"{job.stage('judge').path}: {failed} of {total} verdicts are missing, for their calls got "
+        "no reply; repeat the command to ask for them again, or accept it with --set "
+        f"judge.max_failed={math.ceil(100 * failed / total) / 100:g}"
+    )
+
+
 def plan(job: Job, book: Ledger | None, done: Container[str] = ()) -> Plan:
     """What the stage would still send, and what that would cost."""
-    counting = calls.count(job, book, rubric_name(job))
-    for _ in model_judge(job, counting).judge(_items(job), done=done):
-        pass
-    blank = calls.count(job, book, rubric_name(job), written.blank_uri(job))
-    for _ in model_judge(job, blank, "blank").judge(
-        written.blank_sample(job, _items(job)), done=done
-    ):
-        pass
-    return counting.plan.plus(blank.plan)
+    return planned_calls(job, book, lambda: _items(job), done)
 
 
 def estimate(job: Job) -> Sequence[str]:
     """What the stage would send and cost, in words. Raises JudgeError for judges that cost nothing.
 
-    Reads the ledger and the verdicts that are there; sends and writes nothing.
+    Reads the ledger and the verdicts that are there; sends and writes nothing. Of a jury it says
+    which members are free.
     """
     if job.recipe.judge.jury:
-        every = {name: estimate(alone) for name, alone in members(job).items()}
-        return [f"{name}: {line}" for name, lines in every.items() for line in lines]
+        found = []
+        for name, own in members(job).items():
+            kind = own.recipe.judge.kind
+            lines = _estimated(own, VOTES) if is_paid(own) else [f"free, the kind is {kind}"]
+            found += [f"{name}: {line}" for line in lines]
+        return found
     if not is_paid(job):
         raise JudgeError(
             f"judge.kind: {job.recipe.judge.kind} asks nobody; there is nothing to pay"
         )
+    return _estimated(job, "verdicts.jsonl")
+
+
+def _estimated(job: Job, said: str) -> Sequence[str]:
+    """`said`: the file of what this judge has said already."""
     job.file("answer", "answers.jsonl")
     book = calls.open_ledger(job) if calls.ledger_path(job).is_file() else None
     with book or nullcontext():
-        done = calls.standing(job.stage("judge").path / "verdicts.jsonl")
-        return plan(job, book, done).lines()
+        planned = plan(job, book, calls.standing(job.stage("judge").path / said))
+        return calls.as_billed(job, planned).lines()
 
 
 def _verdicts(job: Job, book: Ledger | None, done: Container[str]) -> Iterator[Verdict]:
@@ -118,26 +140,19 @@ def _verdicts(job: Job, book: Ledger | None, done: Container[str]) -> Iterator[V
     if job.recipe.judge.kind == "expert":
         return  # votes come later: see pipeline/review
     generator = generator_of(job, book)
-    yield from model_judge(job, generator).judge(_items(job), done=done)
+    yield from model_judge(job, generator, book=book).judge(_items(job), done=done)
     blank = without_images(job, book, generator) if job.recipe.judge.blank_share else None
     if blank is not None:
         again = written.blank_sample(job, _items(job))
-        yield from model_judge(job, blank, "blank").judge(again, done=done)
+        yield from model_judge(job, blank, "blank", book=book).judge(again, done=done)
 
 
 def _write_verdicts(
-    job: Job,
-    stage: Stage,
-    verdicts: Iterable[Verdict],
-    book: Ledger | None,
-    num_done: int,
-    total: int,
+    job: Job, stage: Stage, verdicts: Iterable[Verdict], num_done: int, total: int
 ) -> None:
     flushed = time.monotonic()
     for number, verdict in enumerate(verdicts, start=num_done + 1):
         stage.append("verdicts.jsonl", verdict)
-        if book is not None and verdict.state in ("refused", "unparsed"):
-            book.mark(verdict.id, verdict.state)
         if time.monotonic() - flushed > FLUSH_S:
             stage.flush()
             flushed = time.monotonic()

@@ -1,4 +1,4 @@
-"""Judges on this machine: the rule, a local policy, a server that is started for the stage."""
+"""Judges on this machine: the rule, a local policy, a server started for them; a jury's members."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 
 from stllava.errors import JudgeError
 from stllava.files import sha256
+from stllava.generation.key import access_key
 from stllava.generation.protocol import Generator
 from stllava.judging.known import KnownAnswers
 from stllava.judging.protocol import Judge
@@ -25,8 +26,23 @@ from stllava.records import Conversation
 
 if TYPE_CHECKING:
     from stllava.generation.hf import PolicyGenerator
+    from stllava.policy.policy import Policy
 
 SELF = "self"  # the judge's name where a policy of the run judges its own answers
+
+
+def members(job: Job) -> dict[str, Job]:
+    """Name -> the job as if that member were the only judge; rubric, orders and caps are shared.
+
+    What a member does not say of its endpoint is the default, not the section's own.
+    """
+    section = job.recipe.judge
+    found = {}
+    for name, juror in section.jury.items():
+        said = {field: getattr(juror, field) for field in type(juror).model_fields}
+        alone = section.model_copy(update={**said, "jury": {}})
+        found[name] = replace(job, recipe=job.recipe.model_copy(update={"judge": alone}))
+    return found
 
 
 def judge_name(job: Job) -> str:
@@ -52,23 +68,37 @@ def reference_judge(job: Job) -> Judge:
 
 
 def inputs(job: Job) -> list[Path]:
-    """Files beside the answers that the verdicts depend on."""
-    if job.recipe.judge.kind == "reference":
-        return [job.file("prepare", "conversations.jsonl")]
-    return [_checkpoint(job)] if job.recipe.judge.kind == "local" else []
+    """Files beside the answers that the verdicts depend on; of a jury, those of its members too."""
+    found: list[Path] = []
+    for own in (job, *members(job).values()):
+        if own.recipe.judge.kind == "reference":
+            found.append(own.file("prepare", "conversations.jsonl"))
+        elif own.recipe.judge.kind == "local":
+            found.append(_checkpoint(own))
+    return list(dict.fromkeys(found))
+
+
+def check_self_judging(job: Job) -> None:
+    """Raises JudgeError for a local judge that is the run's own policy, unless that is wanted."""
+    if _is_own(job) and not job.recipe.judge.self_judging:
+        raise JudgeError(
+            f"judge.checkpoint: {job.recipe.judge.checkpoint} is this run's own policy, which "
+            "prefers its own words; take another judge, or say so with --set "
+            "judge.self_judging=true"
+        )
+
+
+def local_policy(job: Job) -> Policy:
+    """The policy of judge.checkpoint, whoever's it is."""
+    return _owner(job).load(_model(job))
 
 
 def local_generator(job: Job) -> PolicyGenerator:
     """The policy of judge.checkpoint, in this process. Raises JudgeError if it is the run's own."""
+    check_self_judging(job)
     if _is_own(job):
-        if not job.recipe.judge.self_judging:
-            raise JudgeError(
-                f"judge.checkpoint: {job.recipe.judge.checkpoint} is this run's own policy, which "
-                "prefers its own words; take another judge, or say so with --set "
-                "judge.self_judging=true"
-            )
         job.reporter.note("the policy judges its own answers; its verdicts are marked 'self'")
-    policy = _owner(job).load(_model(job))
+    policy = local_policy(job)
     from stllava.generation.hf import PolicyGenerator  # needs torch
 
     return PolicyGenerator(policy, job.open_image, name=judge_name(job), **job.batching)
@@ -94,7 +124,7 @@ def managed_server(job: Job) -> Iterator[None]:
         return
     assert section.base_url is not None  # the recipe's own check
     ready_url = section.server.ready_url or f"{section.base_url.rstrip('/')}/models"
-    _free_gpu()
+    free_gpu()
     job.reporter.note(f"starting {section.server.command.split(' ')[0]}; waiting for {ready_url}")
     with running_server(
         section.server.command,
@@ -102,12 +132,13 @@ def managed_server(job: Job) -> Iterator[None]:
         folder=job.stage("judge").path,
         timeout_s=section.server.timeout_s,
         env=section.server.env,
+        secret=access_key(section),
     ):
         yield
 
 
-def _free_gpu() -> None:
-    """Give back what an earlier stage's policy left with the allocator of this process."""
+def free_gpu() -> None:
+    """Give back what an earlier policy left with the allocator of this process."""
     torch = sys.modules.get("torch")
     gc.collect()
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():

@@ -28,7 +28,8 @@ Item = tuple[Answers, Pair]
 def blank_sample(job: Job, items: Iterable[Item]) -> Iterator[Item]:
     """A seeded share of the pairs; whether one is in it depends on no other."""
     section = job.recipe.judge
-    if section.blank_share == 0 or section.kind not in SEEING:
+    judges = section.jury.values() or (section,)
+    if section.blank_share == 0 or not any(judge.kind in SEEING for judge in judges):
         return
     for answers, pair in items:
         chance = draw_seed(job.recipe.seed, f"blank/{answers.id}/{pair[0]}-{pair[1]}", 0) / 2**63

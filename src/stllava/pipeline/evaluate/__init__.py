@@ -6,7 +6,7 @@ Models times benchmarks times views, each a stage of its own under eval/MODEL/BE
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from stllava.benchmarks.pope import pope_figures
@@ -16,30 +16,28 @@ from stllava.metrics.modes import Mode
 from stllava.metrics.scores import score_sheet
 from stllava.phantom.measure import measure_items
 from stllava.phantom.truth import read_truth
-from stllava.pipeline.evaluate import questions
+from stllava.pipeline.evaluate import marks, payment, questions
 from stllava.pipeline.evaluate.grounding import Answered, deltas
-from stllava.pipeline.evaluate.marks import judged
 from stllava.pipeline.evaluate.models import Candidate, candidates, check_endpoints
 from stllava.pipeline.evaluate.questions import Exam, exams
-from stllava.pipeline.evaluate.views import View, opener, requests, views
+from stllava.pipeline.evaluate.views import View, requests, views
 from stllava.pipeline.job import Job
 from stllava.pipeline.speak import GREEDY
 from stllava.records import Conversation, Draw, Item, JSONObject, Prediction, VQASample
 from stllava.stage import Stage
 from stllava.tables import PAPER_BENCHMARKS, write_tables
 
-__all__ = ["evaluate"]
+__all__ = ["estimate", "evaluate"]
 
 PUBLISHED: Mode = "llavamed-batch"
 
 
 def evaluate(job: Job) -> None:
     """Write predictions, items and scores of every model, benchmark and view; then the table."""
-    questions.check(job.recipe)
-    check_endpoints(job.recipe)
-    if job.recipe.eval.benchmark == "none" and not job.recipe.eval.also:
+    if not _is_asked_for(job):
         return
     evaluation = _Evaluation(job)
+    payment.agree(job, evaluation.exams, partial(marks.plan, job, evaluation.exams))
     for candidate in candidates(job):
         for exam in evaluation.exams:
             evaluation.examine(candidate, exam)
@@ -47,6 +45,21 @@ def evaluate(job: Job) -> None:
         first = evaluation.exams[0]
         write_json(job.stage("eval").path / "blind.json", evaluation.blind(first.samples))
     write_tables(job.run.path)
+
+
+def estimate(job: Job) -> list[str]:
+    """What endpoints would be sent and what it would cost, in words; sends and writes nothing."""
+    if not _is_asked_for(job):
+        return []
+    asked = exams(job)
+    return payment.lines(job, asked, partial(marks.plan, job, asked))
+
+
+def _is_asked_for(job: Job) -> bool:
+    """Whether there is a benchmark. Raises RecipeError for what could not be carried out."""
+    questions.check(job.recipe)
+    check_endpoints(job.recipe)
+    return job.recipe.eval.benchmark != "none" or bool(job.recipe.eval.also)
 
 
 class _Evaluation:
@@ -93,7 +106,7 @@ class _Evaluation:
         scores = {
             **read_json(file),
             **deltas(answered, seed=self.job.recipe.seed),
-            "judged": judged(self.job, stage, exam.samples, said, self.groups),
+            "judged": marks.judged(self.job, stage, exam.samples, said, self.groups),
         }
         write_json(file, scores)
         self.job.reporter.note(_line(scores))
@@ -108,15 +121,15 @@ class _Evaluation:
             return
         what = candidate.name if view.name == "image" else f"{candidate.name} ({view.name})"
         job.reporter.stage(f"eval {what} on {exam.name}", len(view.samples))
-        generator = candidate.generator(opener(job, view))
         done = sum(map(len, units[: stage.next_unit]))
-        for number in range(stage.next_unit, len(units)):
-            asked = requests(exam, units[number], job.recipe.eval.max_tokens)
-            for draw in generator.generate(asked, GREEDY):
-                stage.append("predictions.jsonl", _prediction(draw))
-            stage.finish_unit(number)
-            done += len(units[number])
-            job.reporter.advance(done, len(view.samples))
+        with candidate.opened(view) as generator:
+            for number in range(stage.next_unit, len(units)):
+                asked = requests(exam, units[number], job.recipe.eval.max_tokens)
+                for draw in generator.generate(asked, GREEDY):
+                    stage.append("predictions.jsonl", _prediction(draw))
+                stage.finish_unit(number)
+                done += len(units[number])
+                job.reporter.advance(done, len(view.samples))
         self._score(stage, candidate, exam, view)
 
     def _score(self, stage: Stage, candidate: Candidate, exam: Exam, view: View) -> None:

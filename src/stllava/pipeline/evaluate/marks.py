@@ -7,11 +7,16 @@ reference and the answer are. Replies are kept as they came, in eval/MODEL/BENCH
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
-from stllava.config import EndpointSection
+from stllava.config import PaidSection
+from stllava.generation.protocol import CallBook
+from stllava.judging.budget import Plan
 from stllava.metrics.interval import clustered_intervals
-from stllava.pipeline.evaluate.models import endpoint_generator
+from stllava.pipeline import paid
+from stllava.pipeline.evaluate.models import model_names
+from stllava.pipeline.evaluate.payment import JUDGE, TEXTS_ONLY, paid_generator
+from stllava.pipeline.evaluate.questions import Exam
 from stllava.pipeline.job import Job
 from stllava.pipeline.speak import GREEDY
 from stllava.prompts import MARK_VERSION, mark_prompt
@@ -20,6 +25,7 @@ from stllava.stage import Stage
 
 PERCENT = {"0": 0.0, "1": 50.0, "2": 100.0}  # wrong, partly right, right
 MAX_TOKENS = 16
+TOKEN_BYTES = 6  # more than a token of an answer that is still to come has, on average
 
 
 def judged(
@@ -35,7 +41,7 @@ def judged(
     and calls that failed, are counted and left out too.
     """
     section = job.recipe.eval.judge
-    asked = [sample for sample in samples if sample.kind == "open" and sample.id in answers]
+    asked = _open(samples, answers)
     if section is None or not asked:
         return None
     _ask(job, stage, section, asked, answers)
@@ -62,7 +68,7 @@ def judged(
 def _ask(
     job: Job,
     stage: Stage,
-    section: EndpointSection,
+    section: PaidSection,
     asked: Sequence[VQASample],
     answers: Mapping[str, str],
 ) -> None:
@@ -72,27 +78,57 @@ def _ask(
     if not stage.begin(inputs=inputs, settings=settings, num_units=len(units)):
         return
     job.reporter.stage(f"eval {stage.path.parent.parent.name} (judged)", len(asked))
-    generator = endpoint_generator(section, "eval.judge", None)
     done = sum(map(len, units[: stage.next_unit]))
-    for number in range(stage.next_unit, len(units)):
-        requests = [
-            Request(
-                id=sample.id,
-                image="",
-                turns=(
-                    Turn(question=mark_prompt(sample.question, sample.answer, answers[sample.id])),
-                ),
-                max_tokens=MAX_TOKENS,
-            )
-            for sample in units[number]
-        ]
-        for draw in generator.generate(requests, GREEDY):
-            reply = Prediction(id=draw.request_id, text=draw.text, finish=draw.finish)
-            stage.append("replies.jsonl", reply)
-        stage.finish_unit(number)
-        done += len(units[number])
-        job.reporter.advance(done, len(asked))
+    with paid_generator(job, section, JUDGE, TEXTS_ONLY) as generator:
+        for number in range(stage.next_unit, len(units)):
+            for draw in generator.generate(_requests(units[number], answers), GREEDY):
+                reply = Prediction(id=draw.request_id, text=draw.text, finish=draw.finish)
+                stage.append("replies.jsonl", reply)
+            stage.finish_unit(number)
+            done += len(units[number])
+            job.reporter.advance(done, len(asked))
     stage.finish(questions=len(asked))
+
+
+def _open(samples: Sequence[VQASample], answers: Container[str]) -> list[VQASample]:
+    return [sample for sample in samples if sample.kind == "open" and sample.id in answers]
+
+
+def _requests(samples: Sequence[VQASample], answers: Mapping[str, str]) -> list[Request]:
+    return [
+        Request(
+            id=sample.id,
+            image="",
+            turns=(Turn(question=mark_prompt(sample.question, sample.answer, answers[sample.id])),),
+            max_tokens=MAX_TOKENS,
+        )
+        for sample in samples
+    ]
+
+
+def plan(job: Job, exams: Sequence[Exam], book: CallBook | None) -> Plan:
+    """What the judge would still be sent. Answers that are not there yet count as the longest."""
+    section = job.recipe.eval.judge
+    assert section is not None
+    counting = paid.counting(section, TEXTS_ONLY, book, where=JUDGE)
+    for model in model_names(job):
+        for exam in exams:
+            place = f"eval/{model}/{exam.name}"
+            if job.stage(f"{place}/judged").complete:
+                continue
+            answers = _said(job.stage(f"{place}/image"), model, exam, job.recipe.eval.max_tokens)
+            for _ in counting.generate(_requests(_open(exam.samples, answers), answers), GREEDY):
+                pass
+    return counting.plan
+
+
+def _said(stage: Stage, model: str, exam: Exam, max_tokens: int) -> dict[str, str]:
+    """Question id to answer; to words of their number where nobody has answered yet."""
+    if stage.complete:
+        predictions = stage.read("predictions.jsonl", Prediction)
+        return {p.id: p.text for p in predictions if p.finish != "error"}
+    size = TOKEN_BYTES * max_tokens
+    return {s.id: f"{model}/{s.id}".ljust(size, "x")[-size:] for s in exam.samples}
 
 
 def mark_of(reply: Prediction) -> float | None:

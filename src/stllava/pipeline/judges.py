@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image as PILImage
 
+from stllava.config import JudgeSection
 from stllava.errors import JudgeError
 from stllava.files import sha256
 from stllava.generation.key import access_key
@@ -43,6 +44,12 @@ def members(job: Job) -> dict[str, Job]:
         alone = section.model_copy(update={**said, "jury": {}})
         found[name] = replace(job, recipe=job.recipe.model_copy(update={"judge": alone}))
     return found
+
+
+def models_asked(section: JudgeSection) -> list[str]:
+    """Models behind an API that judge, be it as members of a jury."""
+    judges = list(section.jury.values()) or [section]
+    return [judge.model for judge in judges if judge.kind == "openai"]
 
 
 def judge_name(job: Job) -> str:

@@ -17,6 +17,7 @@ from stllava.judging.budget import budget
 from stllava.pipeline.evaluate.payment import JUDGE, endpoints, paid_generator, shown_in
 from stllava.pipeline.evaluate.views import View, opener
 from stllava.pipeline.job import Job
+from stllava.pipeline.judges import models_asked
 
 
 class Candidate(NamedTuple):
@@ -88,8 +89,8 @@ def check_endpoints(recipe: Recipe) -> None:
                 f"with --set {where}.images_are_deidentified=true"
             )
         budget(section, where)
-    judge, marker = recipe.judge, recipe.eval.judge
-    if marker is not None and judge.kind == "openai" and judge.model == marker.model:
+    marker = recipe.eval.judge
+    if marker is not None and marker.model in models_asked(recipe.judge):
         raise RecipeError(
             f"eval.judge: {marker.model} labelled the preferences of this run and cannot rate "
             "their result; choose another model"

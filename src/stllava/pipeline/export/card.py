@@ -11,7 +11,21 @@ from stllava.config import Recipe
 from stllava.files import read_json, write_json, write_text
 from stllava.pipeline.export.check import Exported
 from stllava.pipeline.job import Job
+from stllava.pipeline.judges import models_asked
 
+SOURCES = {
+    "phantom": "synthetic pictures drawn by stllava (no patient data)",
+    "vqa-rad": "VQA-RAD",
+    "slake": "SLAKE",
+    "path-vqa": "PathVQA",
+    "llava": "conversations in LLaVA's format, given by the user",
+    "messages": "conversations as chat messages, given by the user",
+    "parquet": "questions in Parquet files, given by the user",
+    "table": "a table of questions, given by the user",
+    "labels": "images with a table of findings, given by the user",
+    "reports": "images with reports, given by the user",
+    "folder": "images given by the user",
+}
 ORDER = {"base": 0, "sft": 1, "dpo": 2}  # of the rows in a table of scores
 
 CARD_HEAD = """\
@@ -130,15 +144,10 @@ def model_card(job: Job, model: str, config: dict[str, Any], found: Exported) ->
 def _data(job: Job) -> str:
     recipe: Recipe = job.recipe
     counts = job.stage("prepare").summary
-    what = {
-        "phantom": "synthetic pictures drawn by stllava (no patient data)",
-        "vqa-rad": "VQA-RAD",
-        "llava": "conversations in LLaVA's format, given by the user",
-        "folder": "images given by the user",
-    }[recipe.data.source]
-    judge = (
-        f"; answers preferred by `{recipe.judge.model}`" if recipe.judge.kind == "openai" else ""
-    )
+    sources = [recipe.data.source, *(also.source for also in recipe.data.also)]
+    what = "; ".join(SOURCES[name] for name in dict.fromkeys(sources))
+    models = ", ".join(f"`{model}`" for model in models_asked(recipe.judge))
+    judge = f"; answers preferred by {models}" if models else ""
     return (
         f"Data: {what}; {counts.get('conversations', 0)} conversations with "
         f"{counts.get('turns', 0)} turns{judge}."

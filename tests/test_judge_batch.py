@@ -134,7 +134,7 @@ def test_a_batch_that_brings_nothing_is_not_repeated(path):
         return "8 6" if server.single and not server.batches else failure(500)
 
     with batch_server(reply) as server:
-        judge_in(path, server.url, "judge.max_tries=1")
+        judge_in(path, server.url, "judge.max_tries=1", "judge.max_failed=1")
     assert len(server.batches) == 1
     assert len(server.single) == NUM_CALLS
     assert summary(path)["states"] == {"ok": 1, "transport_failed": NUM_CALLS - 1}
@@ -392,20 +392,23 @@ judge_run(Path(sys.argv[1]), sys.argv[2], "judge.batch={poll_s: 0.01, min_calls:
 """
 
 
+STEPS = [
+    "book.begin:1",
+    "book.take:1",
+    "api.upload:1",  # done, its id not yet kept
+    "book.handed_in:1",  # the file's id kept, no batch yet
+    "api.create:1",  # created, its id not yet kept
+    "book.handed_in:2",
+    "api.look:1",
+    "api.download:1",
+    "book.settle:1",
+    "book.close:1",
+]
+QUICK = ("api.create:1", "book.settle:1")
+
+
 @pytest.mark.parametrize(
-    "where",
-    [
-        "book.begin:1",
-        "book.take:1",
-        "api.upload:1",  # done, its id not yet kept
-        "book.handed_in:1",  # the file's id kept, no batch yet
-        "api.create:1",  # created, its id not yet kept
-        "book.handed_in:2",
-        "api.look:1",
-        "api.download:1",
-        "book.settle:1",
-        "book.close:1",
-    ],
+    "where", [pytest.param(x, marks=[] if x in QUICK else [pytest.mark.slow]) for x in STEPS]
 )
 def test_a_kill_at_any_step_pays_for_nothing_twice(path, where):
     command = [sys.executable, "-c", KILLED, str(path)]

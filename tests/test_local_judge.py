@@ -5,17 +5,26 @@ import os
 import socket
 import sys
 from collections import Counter
+from dataclasses import replace
+from statistics import fmean
 
 import pytest
+import torch
+import toy
 from notes import Notes
 from PIL import Image as PILImage
 from test_judge_server import SERVER, child_of, gone
 
-from stllava.errors import JudgeError, RecipeError
+from stllava.errors import JudgeError, RecipeError, RunError
+from stllava.judging.protocol import nonce, verdict_id
 from stllava.pipeline.job import Job
 from stllava.pipeline.judged import judge
-from stllava.recipe import load_recipe
-from stllava.records import Answers, Conversation, Draw, Image, Turn, Verdict
+from stllava.pipeline.preferred import prefer
+from stllava.pipeline.trial import check
+from stllava.policy.policy import Policy
+from stllava.prompts.local import LOCAL_RUBRIC
+from stllava.recipe import load_recipe, override
+from stllava.records import Answers, Conversation, Draw, Dropped, Image, Preference, Turn, Verdict
 from stllava.run import Run
 
 TEXTS = [("the left lung", "the right lung"), ("a nodule", "no nodule"), ("left", "left.")]
@@ -91,6 +100,126 @@ def test_a_local_policy_judges_and_does_so_again_alike(job, tmp_path):
     local.run.supersede(["judge"])
     judge(local)
     assert [(v.id, v.reply) for v in verdicts(local)] == [(v.id, v.reply) for v in first]
+
+
+# --- a policy that replies with letters
+
+
+SPOKEN = {"A": 2.0, " A": 1.8, "B": 2.0, "C": 1.5}  # tokens, and how loud
+SIDES = {"A": 1, " A": 1, "B": -1, "C": 0}
+
+
+def read_plainly(policy, job, item, order):
+    """What the library's model makes of a judge's prompt: logits, and the state before them."""
+    name = verdict_id(item, order, judge="local:letters", rubric=LOCAL_RUBRIC)
+    first, second = (item.draws[index].text for index in order)
+    asked = LOCAL_RUBRIC.build(item.question, first, second, nonce(name))
+    ids = torch.tensor([policy.chat.prompt([Turn(question=asked)], "assistant").ids])
+    pixels = policy.pixel_values([job.open_image(item.image)])
+    with torch.no_grad():
+        said = policy.model(input_ids=ids, pixel_values=pixels, output_hidden_states=True)
+    return said.logits[0, -1], said.hidden_states[-1][0, -1]
+
+
+def rows_of(policy):
+    """Row of the head by letter."""
+    encode = policy.tokenizer.encode
+    return {text: encode(text, add_special_tokens=False)[0] for text in SPOKEN}
+
+
+@pytest.fixture
+def lettered(job, tmp_path):
+    """Make a job, with these settings of `prefer`, whose judge replies with letters.
+
+    It tells the first question's answers apart, in both orders.
+    """
+    policy = toy.policy("mlp")
+    head = policy.core.lm_head.weight
+    path = tmp_path / "letters"
+    made = job("kind=local", f"checkpoint={path}", "rubric=local", "orders=both")
+    with torch.no_grad():
+        policy.core.model.language_model.embed_tokens.weight[:, 0] = 30.0  # the same at every token
+        item = made.stage("answer").read("answers.jsonl", Answers)[0]
+        one, other = (read_plainly(policy, made, item, order)[1] for order in ((0, 1), (1, 0)))
+        apart = 2 * (one - other) / (one - other).square().sum()
+        apart[0] -= (apart @ (one + other) / 2) / one[0]  # nothing halfway between the two orders
+        head *= 0.1
+        head[:, 0] = 0.0
+        for text, token in rows_of(policy).items():
+            head[token] = SIDES[text] * apart
+            head[token, 0] += SPOKEN[text]
+    policy.save(path)
+
+    def make(*sets):
+        recipe = override(made.recipe, [f"prefer.{text}" for text in sets])
+        return replace(made, recipe=recipe)
+
+    return make
+
+
+def test_a_local_judge_ranks_by_the_probabilities_of_its_letters(lettered):
+    local = lettered()
+    judge(local)
+    asked = [v for v in verdicts(local) if v.rung]
+    assert [v.rung for v in asked] == ["logprobs"] * 4
+    policy = Policy.load(local.recipe.judge.checkpoint)
+    items = {item.id: item for item in local.stage("answer").read("answers.jsonl", Answers)}
+    for verdict in asked:
+        logits, _ = read_plainly(policy, local, items[verdict.answers_id], verdict.order)
+        said = {text: logits.softmax(-1)[row].item() for text, row in rows_of(policy).items()}
+        first_shown = (said["A"] + said[" A"] + said["C"] / 2) / sum(said.values())
+        expected = first_shown if verdict.order == verdict.pair else 1 - first_shown
+        assert verdict.preference == pytest.approx(expected, abs=1e-4)
+    assert asked[0].preference - asked[1].preference > 0.05
+    prefer(local)
+    (found,) = local.stage("prefer").read("preferences.jsonl", Preference)
+    assert (found.answers_id, found.chosen.index) == ("a/q0", 0)
+    assert found.margin == pytest.approx(2 * fmean(v.preference for v in asked[:2]) - 1)
+
+
+def test_check_finds_the_probabilities_of_a_local_judge(lettered):
+    (looked,) = check(lettered().recipe)
+    (logprobs,) = (finding for finding in looked.findings if finding.name == "logprobs")
+    assert (logprobs.shown, logprobs.seen) == (True, "5 alternatives of a token told")
+    assert "verdict: letter probabilities" in looked.lines
+
+
+def test_a_least_score_that_no_verdict_has_is_refused_before_anything_is_dropped(lettered):
+    floored = lettered("min_chosen_score=6")
+    judge(floored)
+    with pytest.raises(RunError) as raised:
+        prefer(floored)
+    assert str(raised.value) == (
+        f"{floored.stage('judge').path / 'verdicts.jsonl'}: no verdict has scores, so none reaches "
+        "prefer.min_chosen_score 6; leave it out with --set prefer.min_chosen_score=null "
+        "(prefer.min_margin takes probabilities), or judge by a rubric with scores"
+    )
+    prefer(lettered())  # nothing stands in its way
+    assert floored.stage("prefer").summary["preferences"] == 1
+
+
+def test_a_least_score_up_to_one_is_held_against_probabilities(lettered):
+    floored = lettered("min_chosen_score=0.8")
+    judge(floored)
+    prefer(floored)
+    assert floored.stage("prefer").summary["preferences"] == 1
+    floored.run.supersede(["prefer"])
+    with pytest.raises(RunError, match="most often: best score below 1"):
+        prefer(lettered("min_chosen_score=1"))
+
+
+def test_where_some_verdicts_have_scores_the_others_are_dropped_and_counted(lettered):
+    floored = lettered("min_chosen_score=6")
+    judge(floored)
+    file = floored.stage("judge").path / "verdicts.jsonl"
+    said = verdicts(floored)
+    scored = {"state": "ok", "winner": 0, "scores": (8.0, 3.0), "preference": None}
+    said[2:4] = [verdict.model_copy(update=scored) for verdict in said[2:4]]
+    file.write_text("".join(verdict.model_dump_json() + "\n" for verdict in said))
+    prefer(lettered("min_chosen_score=6", "balance_yes_no=false"))
+    dropped = floored.stage("prefer").read("dropped.jsonl", Dropped)
+    assert {one.id: one.reason for one in dropped}["a/q0"] == "best score below 6"
+    assert floored.stage("prefer").summary["preferences"] == 1
 
 
 @pytest.mark.parametrize("checkpoint", ["base", "base-prototype", "COPY"])

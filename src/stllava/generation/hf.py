@@ -10,6 +10,7 @@ Shapes: S streams (draws), V vocabulary, K kept candidates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor
 from stllava.chat import Tokens
 from stllava.generation.decode import RepeatedStreams, SharedStreams, Streams
 from stllava.generation.protocol import Sampling, draw_seed
+from stllava.generation.told import Likely, by_text
+from stllava.generation.wire import MAX_TOLD_TOKENS
 from stllava.policy.policy import Policy
 from stllava.records import Draw, Request
 
@@ -77,18 +80,21 @@ class PolicyGenerator:
         rows = [(request, i) for request, _ in batch for i in range(request.num_draws)]
         seeds = [draw_seed(sampling.seed, request.id, i) for request, i in rows]
         limits = [request.max_tokens for request, _ in rows]
-        decoder = _Decoder(self.policy, sampling, seeds, limits)
-        said = decoder.run(self._streams(batch, room=max(limits)))
-        for (request, index), seed, (ids, logprobs) in zip(rows, seeds, said, strict=True):
-            stopped = bool(ids) and ids[-1] == self.policy.end_token_id
+        told = [request.top_logprobs or 0 for request, _ in rows]
+        decoder = _Decoder(self.policy, sampling, seeds, limits, told)
+        output = decoder.run(self._streams(batch, room=max(limits)))
+        for (request, index), seed, said in zip(rows, seeds, output, strict=True):
+            stopped = bool(said.ids) and said.ids[-1] == self.policy.end_token_id
+            alternatives = tuple(by_text(self.policy.tokenizer, likely) for likely in said.likely)
             yield Draw(
                 request_id=request.id,
                 index=index,
-                text=self.policy.decode(ids),
-                token_ids=tuple(ids),
-                logprobs=tuple(logprobs),
+                text=self.policy.decode(said.ids),
+                token_ids=tuple(said.ids),
+                logprobs=tuple(said.logprobs),
                 finish="stop" if stopped else "length",
                 seed=seed,
+                alternatives=alternatives or None,
             )
 
     def _streams(self, batch: Sequence[tuple[Request, Tokens]], room: int) -> Streams:
@@ -106,21 +112,38 @@ def _agreement(one: Sequence[int], other: Sequence[int]) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
+class _Said(NamedTuple):
+    """What a stream has said so far."""
+
+    ids: list[int]  # end token included
+    logprobs: list[float]  # raw
+    likely: list[Likely]  # per token, where that is asked for
+
+
 class _Decoder:
-    """Decodes streams together, one token a step; those that ended leave the batch."""
+    """Decodes streams together, one token a step; those that ended leave the batch.
+
+    `told[s]`: how many alternatives are asked for at each of the first tokens of stream s.
+    """
 
     def __init__(
-        self, policy: Policy, sampling: Sampling, seeds: Sequence[int], limits: Sequence[int]
+        self,
+        policy: Policy,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        limits: Sequence[int],
+        told: Sequence[int],
     ) -> None:
         self.end = policy.end_token_id
         self.image = policy.image_token_id
         self.sampling = sampling
         self.limits = limits
+        self.told = told
         self.noise = np.stack([_uniforms(seed, max(limits)) for seed in seeds])  # (S, steps)
-        self.output: list[tuple[list[int], list[float]]] = [([], []) for _ in seeds]
+        self.output = [_Said([], [], []) for _ in seeds]
 
-    def run(self, streams: Streams) -> list[tuple[list[int], list[float]]]:
-        """Token ids (end token included) and raw log-probabilities of every stream."""
+    def run(self, streams: Streams) -> list[_Said]:
+        """What every stream says, to its end."""
         alive = torch.arange(len(self.output))  # number of each stream that still goes on
         for step in range(max(self.limits)):
             tokens = self._pick(streams.logits, alive, step)
@@ -139,13 +162,27 @@ class _Decoder:
     def _pick(self, logits_SV: Tensor, alive: Tensor, step: int) -> Tensor:
         noise = torch.from_numpy(self.noise[alive.numpy(), step]).to(logits_SV.device)
         tokens = sample(self._sayable(logits_SV), noise, self.sampling)
-        logprobs = logits_SV.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        scores_SV = logits_SV.log_softmax(-1)
+        logprobs = scores_SV.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         for stream, token, logprob in zip(
             alive.tolist(), tokens.tolist(), logprobs.tolist(), strict=True
         ):
-            self.output[stream][0].append(token)
-            self.output[stream][1].append(logprob)
+            self.output[stream].ids.append(token)
+            self.output[stream].logprobs.append(logprob)
+        if step < MAX_TOLD_TOKENS and any(self.told):
+            self._note_likely(scores_SV, alive)
         return tokens
+
+    def _note_likely(self, scores_SV: Tensor, alive: Tensor) -> None:
+        """Take the best at once: nothing as wide as the vocabulary is kept."""
+        num = min(max(self.told), scores_SV.shape[-1])
+        logs_SK, ids_SK = scores_SV.topk(num, dim=-1)
+        for stream, ids, logs in zip(
+            alive.tolist(), ids_SK.tolist(), logs_SK.tolist(), strict=True
+        ):
+            if asked := self.told[stream]:
+                likely = list(zip(ids[:asked], logs[:asked], strict=True))
+                self.output[stream].likely.append(likely)
 
     def _sayable(self, logits_SV: Tensor) -> Tensor:
         """Logits without the image placeholder: nobody can say an image, and a second placeholder
@@ -154,7 +191,7 @@ class _Decoder:
         return logits_SV.index_fill(-1, placeholder, -torch.inf)
 
     def _goes_on(self, tokens: Tensor, alive: Tensor) -> Tensor:
-        room = [len(self.output[stream][0]) < self.limits[stream] for stream in alive.tolist()]
+        room = [len(self.output[stream].ids) < self.limits[stream] for stream in alive.tolist()]
         return (tokens.cpu() != self.end) & torch.tensor(room)
 
 

@@ -48,7 +48,7 @@ def members(job: Job) -> dict[str, Job]:
 
 def models_asked(section: JudgeSection) -> list[str]:
     """Models behind an API that judge, be it as members of a jury."""
-    judges = list(section.jury.values()) or [section]
+    judges = section.jury.values() or (section,)
     return [judge.model for judge in judges if judge.kind == "openai"]
 
 

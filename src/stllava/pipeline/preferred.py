@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 
 from stllava.errors import RunError
-from stllava.files import write_json
+from stllava.files import read_records, write_json
 from stllava.judging.prefer import prefer as make_preferences
 from stllava.judging.routing import for_review
 from stllava.judging.votes import mark_edited, with_votes
@@ -13,12 +14,15 @@ from stllava.pipeline import review
 from stllava.pipeline.job import Job
 from stllava.records import Answers, Preference, Verdict
 
+MOST_UNSCORED = 1.0  # points of a winner without scores: a probability, or 1
+
 
 def prefer(job: Job) -> None:
     """Write preferences.jsonl: a pure function of answers, verdicts and the recipe's section."""
     if job.has_pairs:
         _copy_pairs(job)
         return
+    _check_scored(job)
     stage = job.stage("prefer")
     inputs = [job.file("answer", "answers.jsonl"), job.file("judge", "verdicts.jsonl")]
     inputs += review.voted(job)
@@ -52,6 +56,27 @@ def prefer(job: Job) -> None:
         votes={"used": merged.used, "outdated": merged.outdated},
         rules=result.counts,
     )
+
+
+def _check_scored(job: Job) -> None:
+    """Raises RunError where no answer can reach prefer.min_chosen_score, for nobody gives scores.
+
+    Only the verdicts tell: a jury may have members that score, an expert's votes are scores.
+    """
+    floor = job.recipe.prefer.min_chosen_score
+    if floor is None or floor <= MOST_UNSCORED:
+        return
+    file, has_winner = job.file("judge", "verdicts.jsonl"), False
+    for verdict in chain(read_records(file, Verdict), review.votes(job)):
+        if verdict.scores is not None:
+            return
+        has_winner |= verdict.state == "ok"
+    if has_winner:
+        raise RunError(
+            f"{file}: no verdict has scores, so none reaches prefer.min_chosen_score {floor:g}; "
+            "leave it out with --set prefer.min_chosen_score=null (prefer.min_margin takes "
+            "probabilities), or judge by a rubric with scores"
+        )
 
 
 def _copy_pairs(job: Job) -> None:

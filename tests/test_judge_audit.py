@@ -2,8 +2,11 @@
 
 import json
 import random
+from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from judged_pairs import (
     RuleJudge,
     careless_coin,
@@ -13,18 +16,26 @@ from judged_pairs import (
     items,
     longer,
     makes_answers,
+    seated,
     verdict,
 )
 
+from stllava.cli.judge_tables import audit_parts
 from stllava.errors import DataError, JudgeError
 from stllava.judging.audit import audit
 from stllava.judging.audit_length import length_model
 from stllava.judging.audit_pairs import decide, decisions
+from stllava.judging.audit_run import audit_run
 from stllava.judging.audit_share import share
 from stllava.judging.calibration import calibrate, expert_votes, read_labels
-from stllava.judging.jury import JuryJudge, jury_verdicts
+from stllava.judging.jury import jury_verdicts
 from stllava.judging.jury_panel import panel
+from stllava.judging.jury_turns import JuryJudge
 from stllava.judging.questions import question_kind
+from stllava.judging.sheet import row_id_of
+from stllava.judging.sheet_reading import vote_id
+from stllava.judging.states import by_pair, outcome_of
+from stllava.judging.votes import with_votes
 from stllava.metrics.interval import wilson
 from stllava.records import Usage
 
@@ -212,6 +223,47 @@ def test_costs_and_tokens_are_summed_over_verdicts_that_have_them():
     assert cost["models_returned"] == {"m-1": 3}
 
 
+def test_calls_are_replies_and_repairs_and_identical_answers_need_none():
+    said = verdicts_of(coin, answers=ANSWERS[:2])
+    said[0] = said[0].model_copy(update={"model": "m", "repair": "8 7", "rubric": "paper"})
+    said[1] = said[1].model_copy(update={"model": "m", "rubric": "paper", "rubric_version": 2})
+    said[2] = said[2].model_copy(update={"reply": "j0: d0", "rubric": ""})
+    cost = audit(said, ANSWERS)["judges"]["rule"]["cost"]
+    assert cost["calls"] == 3
+    assert cost["models_asked"] == {"m": 2}
+    assert cost["rubrics"] == {"paper 0": 1, "paper 2": 1}
+
+
+def test_states_that_never_occurred_have_a_share_of_zero_with_an_interval():
+    found = audited(coin)["states"]
+    assert {"tie", "inconsistent", "refused", "filtered", "unparsed"} <= found.keys()
+    assert (found["refused"]["hits"], found["refused"]["n"]) == (0, 400)
+    assert 0 < found["refused"]["clustered"].high < 3
+
+
+def test_a_judge_that_says_the_same_in_both_orders_everywhere_has_no_interval_without_width():
+    model = audited(coin)["position"]["model"]
+    assert model["at_equal_length"] == pytest.approx(50, abs=1e-6)
+    assert model["at_equal_length_interval"] is None
+    assert audited(careless_coin)["position"]["model"]["at_equal_length_interval"] is not None
+
+
+def test_a_jurys_own_verdict_was_shown_in_no_order_and_has_no_position():
+    votes = three(coin, coin, longer)
+    files = {
+        "answer/answers.jsonl": FEW,
+        "prepare/images.jsonl": images_of(FEW),
+        "judge/verdicts.jsonl": jury_verdicts(votes, clock=lambda: ""),
+        "judge/votes.jsonl": votes,
+    }
+    found = audit_run(lambda name, _: files.get(name, []))
+    jury = found["judges"]["jury"]
+    assert jury["position"]["first_shown_wins"]["n"] == 0
+    assert jury["position"]["model"] is None
+    assert [part["first_shown_wins"]["n"] for part in jury["by_source"].values()] == [0, 0]
+    assert found["jury"]["judges"]["j0"]["position"]["first_shown_wins"]["n"] > 0
+
+
 def test_an_audit_of_nothing_and_one_without_answers_are_audits():
     assert audit([], []) == {"num_answers": 0, "num_groups": 0, "judges": {}}
     found = audit(verdicts_of(coin), [])["judges"]["rule"]
@@ -282,7 +334,7 @@ def test_a_jury_asks_each_judge_once_and_keeps_every_vote(tmp_path):
         return RuleJudge(follow, name)
 
     cases = items(ANSWERS[:5])
-    members = [noted("a", longer), noted("b", coin), noted("c", coin)]
+    members = seated(noted("a", longer), noted("b", coin), noted("c", coin))
     whole = list(JuryJudge(members, keep=kept.append).judge(cases))
     assert len(kept) == len(asked) == 30
     asked.clear()
@@ -294,7 +346,7 @@ def test_a_jury_asks_each_judge_once_and_keeps_every_vote(tmp_path):
 
 def test_a_jury_needs_two_names():
     with pytest.raises(JudgeError, match="two or more"):
-        JuryJudge([RuleJudge(coin, "a"), RuleJudge(first, "a")])
+        JuryJudge(seated(RuleJudge(coin, "a"), RuleJudge(first, "a")))
 
 
 def test_a_panel_of_copies_is_worth_one_judge_and_an_odd_one_out_shows():
@@ -387,14 +439,21 @@ def test_labels_are_read_from_a_table_and_odd_ones_are_named(tmp_path):
         read_labels(file)
 
 
-def test_an_experts_verdicts_are_labels_and_both_bad_is_a_tie():
-    a, b, c = ANSWERS[:3]
+def test_an_experts_votes_are_labels_and_what_is_both_bad_has_none():
+    a, b, c, d = ANSWERS[:4]
     said = [
         verdict(a, (0, 1), 1, judge="expert"),
         verdict(b, (0, 1), None, judge="expert", state="both_bad"),
         verdict(c, (0, 1), None, judge="expert", state="cannot_judge"),
+        verdict(d, (0, 1), None, judge="expert"),
     ]
-    assert expert_votes(decisions(said)) == {"i0/q0/d0-d1": -1, "i0/q1/d0-d1": 0}
+    assert expert_votes(said) == {"i0/q0/d0-d1": -1, "i1/q1/d0-d1": 0}
+
+
+def test_both_bad_is_left_out_of_a_table_as_it_is_of_votes(tmp_path):
+    file = tmp_path / "labels.csv"
+    file.write_text("pair,winner\na/q0/d0-d1,both_bad\na/q1/d0-d1,both bad\na/q2/d0-d1,tie\n")
+    assert read_labels(file) == {"a/q2/d0-d1": 0}
 
 
 def test_of_several_experts_more_than_half_must_agree():
@@ -402,7 +461,77 @@ def test_of_several_experts_more_than_half_must_agree():
     said = [verdict(a, (0, 1), 1, judge=f"expert:{name}") for name in "xy"]
     said += [verdict(b, (0, 1), n, judge=f"expert:{name}") for n, name in enumerate("xy")]
     said += [verdict(b, (0, 1), 0, judge="a-model")]
-    assert expert_votes(decisions(said)) == {"i0/q0/d0-d1": -1}
+    assert expert_votes(said) == {"i0/q0/d0-d1": -1}
+
+
+def voted(answers, winner, name="Ada", **other):
+    """As an import writes it."""
+    known = verdict(answers, (0, 1), winner, judge=f"expert:{name}", **other)
+    row = row_id_of(answers, (0, 1))
+    return known.model_copy(update={"id": vote_id(row, known.judge), "scores": None})
+
+
+def audit_of(answers, votes, labels=None):
+    files = {
+        "answer/answers.jsonl": answers,
+        "prepare/images.jsonl": images_of(answers),
+        "judge/verdicts.jsonl": verdicts_of(longer, answers=answers),
+        "review/verdicts.jsonl": votes,
+    }
+    return audit_run(lambda name, _: files.get(name, []), labels=labels)
+
+
+def swapped(answers):
+    """Sampled anew, with the texts the other way round."""
+    texts = [draw.text for draw in answers.draws][::-1]
+    draws = [d.model_copy(update={"text": t}) for d, t in zip(answers.draws, texts, strict=True)]
+    return answers.model_copy(update={"draws": tuple(draws)})
+
+
+def test_votes_on_texts_that_were_sampled_anew_calibrate_nothing():
+    decided = [a for a in FEW if longer(a, (0, 1)) is not None]
+    votes = [voted(a, longer(a, (0, 1))) for a in decided]
+    perfect = audit_of(FEW, votes)
+    assert perfect["votes"] == {"used": len(decided), "outdated": 0}
+    assert perfect["calibration"]["rule"]["accuracy"]["percent"] == 100
+    anew = audit_of([*map(swapped, FEW[:-20]), *FEW[-20:]], votes)
+    kept = sum(a in decided for a in FEW[-20:])
+    assert anew["votes"] == {"used": kept, "outdated": len(decided) - kept}
+    assert anew["calibration"]["rule"]["accuracy"]["percent"] == 100
+    none = audit_of([swapped(a) for a in FEW], votes)
+    assert "calibration" not in none
+    assert none["votes"]["used"] == 0
+    lines = [str(part) for part in audit_parts(none)]
+    told = f"experts' votes: 0 used, {len(decided)} about texts that are no longer there"
+    assert told in lines
+
+
+VOTES = st.lists(
+    st.sampled_from(["first", "second", "tie", "both_bad", "cannot_judge"]), max_size=5
+)
+
+
+@given(VOTES)
+def test_preferences_and_calibration_hear_the_same_majority(said):
+    answers = ANSWERS[0]
+    choices = {"first": (0, "ok"), "second": (1, "ok")}
+    votes = [
+        voted(answers, choices.get(one, (None,))[0], str(n), state=choices.get(one, (0, one))[1])
+        for n, one in enumerate(said)
+    ]
+    labels = expert_votes(votes)
+    merged = with_votes([answers], [], votes)
+    outcomes = [outcome_of(given) for given in by_pair(merged.verdicts).values()]
+    state, winner = outcomes[0][:2] if outcomes else ("none", None)
+    heard = Counter(one for one in said if one != "cannot_judge")
+    top = [one for one, number in heard.items() if 2 * number > heard.total()]
+    expected = top[0] if top else "inconsistent" if heard else "cannot_judge" if said else "none"
+    assert (state, winner) == (
+        {"first": "ok", "second": "ok"}.get(expected, expected),
+        {"first": 0, "second": 1}.get(expected),
+    )
+    label = {"first": 1, "second": -1, "tie": 0}.get(expected)
+    assert labels == ({} if label is None else {"i0/q0/d0-d1": label})
 
 
 def test_samples_of_an_order_are_averaged():

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from notes import Notes
 from PIL import Image as PILImage
 from servers import chat_server
 from typer.testing import CliRunner
@@ -71,7 +72,7 @@ def make_run(path: Path) -> Path:
 
 
 def side(number: int) -> str:
-    return "left" if number % 3 else "right"
+    return "left" if number % 2 else "right"
 
 
 def knows(prompt: str) -> str:
@@ -152,6 +153,45 @@ def test_pairs_of_others_are_judged_with_their_own_images(run, tmp_path):
     assert found["pairs"] == 12
     assert found["accuracy"]["percent"] == 100
     assert len(shown) > 12
+
+
+def test_a_judge_no_better_than_a_rule_without_the_image_is_stopped(run, tmp_path):
+    rows = []
+    for n in range(40):
+        PILImage.new("RGB", (8, 8), (200, 6 * n, 0)).save(tmp_path / f"x{n}.png")
+        answers = {"answer_1": f"{side(n)} lobe of it", "answer_2": "upper lobe", "preferred": 1}
+        rows.append({"image": f"x{n}.png", "question": f"Where is mass {n}?", **answers})
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    asked = f"judge.bench_file={file}", "judge.min_accuracy=0.6", "judge.bench_pairs=40"
+    with (
+        chat_server(knows) as server,
+        pytest.raises(JudgeError, match=r"is not above the 100\.0 % that a rule has without the"),
+    ):
+        judge_run(run, server.url, *asked)
+
+
+def test_a_result_of_an_older_version_is_compared_without_asking_again(run):
+    with chat_server(knows) as server, Run(run) as opened:
+        job = Job(opened, recipe(server.url))
+        told = bench(job)
+        (file,) = run.glob("judge/bench/*/bench.json")
+        file.write_text(json.dumps({k: v for k, v in told.items() if k != "text_only"}))
+        calls = len(server.bodies)
+        again = bench(job)
+        assert len(server.bodies) == calls
+    assert again["text_only"]["percent"] == told["text_only"]["percent"] == 50
+    assert again["time"] == told["time"]
+
+
+def test_what_is_left_out_of_a_language_without_tables_is_said(run):
+    file = run / "prepare/conversations.jsonl"
+    file.write_text(file.read_text().replace("Where is mass", "Wo liegt Rundherd"))
+    notes = Notes()
+    with Run(run) as opened:
+        bench(Job(opened, recipe("http://127.0.0.1:9/v1", "judge.kind=reference"), notes))
+    (said,) = [line for line in notes.lines if "neither in English nor in Chinese" in line]
+    assert "no pairs of yes and no" in said
 
 
 def test_the_rule_is_measured_without_a_network(run):
@@ -246,6 +286,9 @@ def test_the_oracle_is_measured_on_drawn_pictures_from_the_command_line(tmp_path
         found[accuracy] = json.loads(done.stdout[done.stdout.index("{") :])
     shown = CliRunner().invoke(app, [*command, "--set=judge.min_accuracy=0.7"])
     assert "does not reach judge.min_accuracy, 70 %" in shown.output
+    assert "right without the image: the " in " ".join(shown.output.split())
+    assert "at equal length (model; single verdicts)" in shown.output
+    assert found[1.0]["text_only"]["percent"] == pytest.approx(50, abs=12)
     assert found[1.0]["lower_bound"] > 70
     low, high = found[0.5]["accuracy"]["clustered"]
     assert low < 50 < high

@@ -138,13 +138,73 @@ def said_of(result):
 
 
 @EXAMPLES
-@given(judged())
-def test_no_preference_depends_on_which_draw_is_named_first(case):
+@given(judged(), st.sampled_from(["pair", "best_worst"]))
+def test_no_preference_depends_on_which_draw_is_named_first(case, select):
     answers, verdicts = case
-    section = PreferSection(select="pair")
+    section = PreferSection(select=select)
     first = said_of(prefer(answers, verdicts, section, seed=0))
     assert said_of(prefer(answers, map(mirrored, verdicts), section, seed=0)) == first
     assert said_of(prefer(*renumbered(answers, verdicts), section, seed=0)) == first
+
+
+@st.composite
+def four_draws(draw):
+    """Four draws of a question, all pairs judged in both orders: by scores, not always alike."""
+    texts = draw(st.lists(st.sampled_from(TEXTS), min_size=4, max_size=4))
+    said = [
+        draw(verdict("p0/q0", pair, order, 0))
+        for pair in combinations(range(4), 2)
+        for order in (pair, pair[::-1])
+    ]
+    return [item(0, texts)], said
+
+
+@EXAMPLES
+@given(four_draws(), st.permutations(range(4)), st.randoms(use_true_random=False))
+def test_the_best_pair_of_four_draws_depends_on_no_numbering_and_no_order(case, places, chance):
+    answers, verdicts = case
+    section = PreferSection(select="best_worst")
+    first = said_of(prefer(answers, verdicts, section, seed=0))
+    moved = [
+        v.model_copy(
+            update={
+                "pair": tuple(places[i] for i in v.pair),
+                "order": tuple(places[i] for i in v.order),
+                "winner": None if v.winner is None else places[v.winner],
+            }
+        )
+        for v in chance.sample(verdicts, len(verdicts))
+    ]
+    texts = [answers[0].draws[places.index(place)].text for place in range(4)]
+    assert said_of(prefer([item(0, texts)], moved, section, seed=0)) == first
+
+
+@EXAMPLES
+@given(judged(), SECTIONS)
+def test_with_two_draws_the_best_pair_is_the_only_pair(case, section):
+    answers, verdicts = case
+    pairs = [a.model_copy(update={"draws": a.draws[:2]}) for a in answers]
+    said = [v for v in verdicts if max(v.pair) < 2]
+    one, other = (
+        prefer(pairs, said, section.model_copy(update={"select": select}), seed=0)
+        for select in ("pair", "best_worst")
+    )
+    assert one.preferences == other.preferences
+    assert one.counts == other.counts
+
+
+@EXAMPLES
+@given(judged(), SECTIONS)
+def test_every_preference_is_a_pair_that_was_decided_that_way_and_clearly(case, section):
+    answers, verdicts = case
+    section = section.model_copy(update={"orders_must_agree": True})
+    outcomes = {key: outcome_of(said) for key, said in by_pair(verdicts).items()}
+    for preference in prefer(answers, verdicts, section, seed=0).preferences:
+        chosen, rejected = preference.chosen.index, preference.rejected.index
+        pair = (min(chosen, rejected), max(chosen, rejected))
+        outcome = outcomes[preference.answers_id, pair]
+        assert (outcome.state, outcome.winner) == ("ok", chosen)
+        assert outcome.margin > section.min_margin
 
 
 @EXAMPLES

@@ -281,6 +281,18 @@ def test_scores_outside_the_range_are_no_scores_even_with_a_verdict(score, found
     assert read_reply(verdict(score, 5, "2"), "json").found is found
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '{"answer_1": 2, "answer_2": 8, "Answer 1": 9}',
+        '{"answer_1": 2, "answer_2": 8, "scores": [8, 2], "Scores": [2, 8]}',
+        '{"verdict": "1", "Verdict": "2"}',
+    ],
+)
+def test_two_spellings_of_a_key_in_one_object_are_no_verdict(reply):
+    assert not read_reply(reply, "json").found
+
+
 def test_unknown_faults_count_as_other_and_none_is_listed_twice():
     item = {"score": 3, "faults": ["sings badly", "vague", "VAGUE", 7]}
     faults = read_reply(

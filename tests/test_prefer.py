@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import pytest
@@ -173,8 +174,55 @@ def four(first, second, third, fourth):
     return [verdict((scores[i], scores[j]), pair=(i, j)) for i, j in ring]
 
 
-def test_best_meets_worst():
-    assert [p.id for p in run(FOUR, four(9, 8, 3, 5)).preferences] == ["p1/q0/d0>d2"]
+def every_pair(*scores):
+    met = itertools.combinations(range(len(scores)), 2)
+    return [verdict((scores[i], scores[j]), pair=(i, j)) for i, j in met]
+
+
+def test_best_meets_worst_where_all_have_met():
+    (preference,) = run(FOUR, every_pair(9, 8, 3, 5)).preferences
+    assert (preference.id, preference.margin) == ("p1/q0/d0>d2", 6)
+
+
+def test_in_a_ring_the_pair_furthest_apart_of_those_that_met_is_taken():
+    (preference,) = run(FOUR, four(9, 8, 3, 5)).preferences  # 0 has not met 2
+    assert (preference.id, preference.margin) == ("p1/q0/d1>d2", 5)
+
+
+def test_a_draw_that_lost_is_not_chosen_for_having_had_weaker_opponents():
+    said = [verdict((5, 4), pair=(0, 1)), verdict((9, 1), pair=(1, 2))]
+    lost = run(FOUR, [*said, verdict(state="refused", pair=(2, 3))], min_margin=0.5)
+    assert [p.id for p in lost.preferences] == ["p1/q0/d1>d2"]
+    said[1] = verdict((9, 9), pair=(1, 2))  # draw 1 has the higher mean, and lost to draw 0
+    assert [p.id for p in run(FOUR, said).preferences] == ["p1/q0/d0>d1"]
+
+
+@pytest.mark.parametrize("said", ["tie", "inconsistent", "refused", "close"])
+def test_the_widest_gap_of_means_is_no_preference_unless_that_pair_was_decided(said):
+    both = [verdict((8, 7), pair=(0, 1)), verdict((6, 5), pair=(1, 2))]
+    open_pair = {
+        "tie": [verdict((5, 5), pair=(0, 2))],
+        "inconsistent": [verdict((9, 1), pair=(0, 2)), verdict((1, 2), pair=(0, 2), swapped=True)],
+        "refused": [verdict((9, 1), pair=(0, 2)), verdict(None, pair=(0, 2), swapped=True,
+                                                          state="refused")],
+        "close": [verdict((9, 8.5), pair=(0, 2))],
+    }[said]  # fmt: skip
+    result = run(FOUR, both + open_pair, min_margin=0.5)
+    assert len(result.preferences) == 1
+    assert result.preferences[0].id in ("p1/q0/d0>d1", "p1/q0/d1>d2")
+    assert result.counts["direct_win"] == {"in": 1, "out": 1}
+
+
+def test_a_question_without_a_decided_pair_is_dropped_by_a_rule_of_its_own():
+    result = run(FOUR, [verdict((5, 5), pair=(0, 1)), verdict((7, 7), pair=(1, 2))])
+    assert result.counts["direct_win"] == {"in": 1, "out": 0}
+    assert reasons(result) == ["tie"]
+
+
+def test_the_margin_and_the_judge_are_those_of_the_pair_itself():
+    said = [verdict((9, 6), pair=(0, 1), judge="a"), verdict((5, 4), pair=(1, 2), judge="b")]
+    (preference,) = run(FOUR, said).preferences
+    assert (preference.id, preference.margin, preference.source) == ("p1/q0/d0>d1", 3, "a")
 
 
 def test_every_pair_is_used_where_pairs_are_selected():
@@ -183,7 +231,7 @@ def test_every_pair_is_used_where_pairs_are_selected():
 
 
 def test_length_gap_chooses_the_worse_answer_closest_in_length():
-    verdicts = four(9, 6, 3, 5)
+    verdicts = every_pair(9, 6, 3, 5)
     assert run(FOUR, verdicts, max_length_gap=3).preferences[0].rejected.index == 1
     strict = run(FOUR, verdicts, max_length_gap=3, min_margin=3)
     assert strict.preferences[0].rejected.index == 2
@@ -207,9 +255,27 @@ def test_the_best_answer_must_be_good_enough():
 
 def test_a_repeated_answer_is_never_rejected_in_favour_of_itself():
     noisy = item("yes", "Yes.", "no")
-    verdicts = [verdict((9, 8), pair=(0, 2)), verdict((2, 8), pair=(1, 2))]
-    (preference,) = run(noisy, verdicts).preferences
+    verdicts = [verdict((9, 2), pair=(0, 2)), verdict((8, 2), pair=(1, 2))]
+    (preference,) = run(noisy, [*verdicts, verdict((9, 1))]).preferences
     assert (preference.chosen.text, preference.rejected.text) == ("yes", "no")
+
+
+@pytest.mark.parametrize("again", [(2, 8), (5, 5)])
+def test_two_texts_that_did_not_fare_alike_in_two_pairs_are_no_preference(again):
+    noisy = item("yes", "Yes.", "no")
+    verdicts = [verdict((9, 8), pair=(0, 2)), verdict(again, pair=(1, 2))]
+    result = run(noisy, verdicts)
+    assert (result.preferences, reasons(result)) == ([], ["the same two answers won and did not"])
+
+
+def test_of_equal_answers_the_one_that_an_expert_wrote_is_chosen():
+    said = [verdict((10, 1), pair=(0, 1)), verdict((10, 1), pair=(2, 1))]
+    for word in "abcdefgh":
+        answers = item(word, "c d", f"{word} {word}")
+        first, second, third = answers.draws
+        written = (first, second, third.model_copy(update={"model": "expert:Ada"}))
+        answers = answers.model_copy(update={"draws": written})
+        assert [p.id for p in run(answers, said).preferences] == ["p1/q0/d2>d1"]
 
 
 # --- all together
@@ -321,6 +387,24 @@ def test_probabilities_of_a_judge_that_ranks_are_its_points():
     (preference,) = run(item(LEFT, RIGHT), likely).preferences
     assert preference.margin == pytest.approx(0.6)
     assert run(item(LEFT, RIGHT), likely, min_margin=0.7).preferences == []
+
+
+def test_a_difference_in_the_last_digits_is_a_tie():
+    likely = [0.9, 0.1]  # whose complements are not quite 0.1 and 0.9
+    said = [verdict(None, state="ok", winner=n, preference=p) for n, p in enumerate(likely)]
+    said[1] = said[1].model_copy(update={"id": "s1", "sample": 1})
+    assert reasons(run(item(LEFT, RIGHT), said)) == ["tie"]
+
+
+@pytest.mark.parametrize("fields", [{"preference": 0.6}, {"scores": (8, 5)}])
+def test_a_verdict_that_names_no_winner_makes_none(fields):
+    said = [verdict(None, state="tie", swapped=s).model_copy(update=fields) for s in (False, True)]
+    assert reasons(run(item(LEFT, RIGHT), said)) == ["tie"]
+
+
+def test_scores_against_their_own_winner_make_no_other():
+    said = [verdict((8, 5), state="ok", winner=1)]
+    assert run(item(LEFT, RIGHT), said).preferences == []
 
 
 def test_margin_weights_have_mean_one():

@@ -10,8 +10,10 @@ from PIL import Image as PILImage
 from typer.testing import CliRunner
 
 from stllava.cli import app
+from stllava.config import PreferSection
 from stllava.errors import DataError, RunError
 from stllava.files import read_records
+from stllava.judging.prefer import prefer as make_preferences
 from stllava.judging.sheet import BOM, COLUMNS, escaped, shown_pairs, unescaped
 from stllava.judging.votes import with_votes
 from stllava.pipeline import review
@@ -267,7 +269,17 @@ def test_a_row_twice_with_two_choices_is_refused(run):
     twice = [rows[0], {**rows[0], "choice": "B"}]
     with pytest.raises(DataError, match=r"row 3: pair-.* again, with another choice"):
         import_(run, saved(run / "back.csv", twice))
-    assert import_(run, saved(run / "back.csv", [rows[0], rows[0]])).new == 1
+    done = import_(run, saved(run / "back.csv", [rows[0], rows[0]]))
+    assert (done.new, done.repeated) == (1, 0)
+
+
+def test_of_a_row_twice_with_two_notes_the_later_note_counts_and_that_is_said(run):
+    rows = exported(run)
+    rows[0] |= {"choice": "A", "note": "sharp"}
+    sheet = saved(run / "back.csv", [rows[0], {**rows[0], "note": "blurred"}])
+    done = CliRunner().invoke(app, ["review", "import", str(run), str(sheet), "--expert", "Ada"])
+    assert "1 rows again with another note: the later note counts" in done.stdout
+    assert [vote.reply for vote in votes_of(run)] == ["blurred"]
 
 
 def test_a_sheet_without_a_needed_column_or_of_bytes_is_refused(run):
@@ -361,6 +373,64 @@ def test_an_edited_answer_beats_the_one_that_lost_and_not_the_one_it_improves(ru
     merged = with_votes([item(0, TEXTS[0])], judged(1), votes)
     assert [(v.pair, v.winner) for v in merged.verdicts] == [((2, 1), 2)]
     assert merged.answers[0].draws[2].text == "It is in the left upper lobe."
+
+
+def votes_by(run, **choices):
+    """Experts by name, each with the text they chose or a word for neither, on the first pair."""
+    for name, said in choices.items():
+        text, edited = said if isinstance(said, tuple) else (said, "")
+        rows = read_sheet(run / "review/sheet.csv") if (run / "review").exists() else exported(run)
+        choice = letter_of(run, rows[0], text) if text in TEXTS[0] else text
+        rows[0] |= {"choice": choice, "edited answer": edited}
+        import_(run, saved(run / "back.csv", rows), name)
+    return votes_of(run)
+
+
+@pytest.mark.parametrize(
+    ("ada", "bob", "state"),
+    [
+        ("It is left.", "It is right.", "inconsistent"),
+        ("It is left.", "both_bad", "inconsistent"),
+        ("It is left.", "tie", "inconsistent"),
+        ("tie", "both_bad", "inconsistent"),
+        ("both_bad", "both_bad", "both_bad"),
+        ("It is left.", "cannot_judge", "ok"),
+        (("It is left.", "It is in the left lobe."), "It is right.", "inconsistent"),
+    ],
+)
+def test_experts_that_disagree_make_no_preference_and_are_told_apart_from_a_tie(
+    run, ada, bob, state
+):
+    votes = votes_by(run, Ada=ada, Bob=bob)
+    merged = with_votes([item(0, TEXTS[0])], judged(0), votes)
+    result = make_preferences(merged.answers, merged.verdicts, PreferSection(), seed=0)
+    assert result.counts["pairs"] == {state: 1}
+    told = [dropped.reason for dropped in result.dropped]
+    assert told == ([] if state == "ok" else [f"verdict {state}"])
+    loose = PreferSection(orders_must_agree=False)
+    again = make_preferences(merged.answers, merged.verdicts, loose, seed=0)
+    assert again.preferences == result.preferences
+    assert len(result.preferences) == (state == "ok")
+
+
+def test_more_than_half_of_the_experts_decide(run):
+    votes = votes_by(run, Ada="It is left.", Bob="It is left.", Eve="both_bad")
+    merged = with_votes([item(0, TEXTS[0])], judged(1), votes)
+    result = make_preferences(merged.answers, merged.verdicts, PreferSection(), seed=0)
+    (preference,) = result.preferences
+    assert (preference.chosen.text, preference.margin) == ("It is left.", 9)
+    assert preference.source == "expert:Ada,expert:Bob"
+
+
+@pytest.mark.parametrize("first", ["Ada", "Bob"])
+def test_an_edited_answer_is_chosen_before_the_one_that_it_improves(run, first):
+    better = "It is in the left lobe."
+    said = {"Ada": ("It is left.", better), "Bob": "It is left."}
+    order = [first, *({*said} - {first})]
+    votes = votes_by(run, **{name: said[name] for name in order})
+    merged = with_votes([item(0, TEXTS[0])], [], votes)
+    result = make_preferences(merged.answers, merged.verdicts, PreferSection(), seed=0)
+    assert [p.chosen.text for p in result.preferences] == [better]
 
 
 def test_an_edit_that_changes_nothing_is_no_edit(run):

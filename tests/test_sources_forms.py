@@ -118,6 +118,11 @@ def test_real_slake_languages_are_told_apart(data_root: Path):
     assert [number(language) for language in ("en", "zh", "all")] == [1053, 1046, 2099]
 
 
+def test_slake_in_one_language_says_which_when_asked_for_the_other(data_root: Path):
+    with pytest.raises(DataError, match=r"train_en\.json: no row in zh; the file has en"):
+        read("slake", data_root / "slake", language="zh")
+
+
 def test_real_slake_without_its_other_language_says_that_it_is_incomplete(data_root: Path):
     data = read("slake", data_root / "slake", language="all")
     assert data.warnings == (

@@ -71,9 +71,10 @@ def bench(
 
     Pairs of a known true answer (labels, reports, gold answers of the instruction data) and a
     plausible wrong one: another side, presence, number, size, modality, another patient's answer.
-    Balanced in position and length, so that a judge that knows nothing comes out at 50 %. Pairs by
-    others: `--set judge.bench_file=pairs.jsonl`. Prepares the run's data if that is not done yet;
-    what was measured before is not asked for again.
+    What is wrong of one patient is right of another, so that a judge that does not look comes out
+    at 50 %; beside it stands the best of a few rules that read the words alone. Pairs by others:
+    `--set judge.bench_file=pairs.jsonl`. Prepares the run's data if that is not done yet; what was
+    measured before is not asked for again.
 
     Example: `stllava judge bench improved --run runs/a --set judge.bench_pairs=400`.
     """
@@ -101,11 +102,10 @@ def bench(
 def _say_gate(found: JSONObject, wanted: float | None) -> None:
     if wanted is None:
         return
-    low = found["lower_bound"]
-    passes = low is not None and low >= 100 * wanted
-    verb = "reaches" if passes else "does not reach"
-    shown = "no accuracy" if low is None else f"the interval's lower end, {low:.1f} %,"
-    typer.echo(f"{shown} {verb} judge.min_accuracy, {100 * wanted:g} %")
+    from stllava.judging.bench_score import shortfall
+
+    reached = f"the interval's lower end reaches judge.min_accuracy, {100 * wanted:g} %"
+    typer.echo(shortfall(found, wanted) or reached)
 
 
 def _show(parts: list[tables.Part]) -> None:

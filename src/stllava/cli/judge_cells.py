@@ -13,7 +13,7 @@ Shares = Iterable[tuple[str, Mapping[str, Any] | None]]
 
 
 def table(title: str, shares: Shares) -> Table:
-    grid = empty(title, ("share", "interval", "n", "images"))
+    grid = empty(title, ("share", "interval", "n", "patients"))
     for label, share in shares:
         if share is not None and share["percent"] is not None:
             cells = f"{share['percent']:.1f}", interval(share["clustered"], 1)

@@ -35,6 +35,10 @@ def audit_parts(found: JSONObject) -> list[Part]:
         ("experts", found.get("experts")),
     ):
         parts += panel_parts(title, panel) if panel else []
+    if votes := found.get("votes"):
+        used, outdated = f"{votes['used']:,} used", f"{votes['outdated']:,}"
+        line = f"experts' votes: {used}, {outdated} about texts that are no longer there"
+        parts.append(Text(line))
     for name, calibration in found.get("calibration", {}).items():
         parts += calibration_parts(name, calibration)
     return parts
@@ -124,13 +128,11 @@ def bench_parts(found: JSONObject) -> list[Part]:
     shares: list[tuple[str, Any]] = [
         ("right (a tie counts half)", found["accuracy"]),
         ("right in every order, of all pairs", found["right_of_all"]),
+        (f"right without the image: {found['text_only']['rule']}", found["text_only"]),
     ]
     for what in ("by_category", "by_position", "by_length"):
         shares += list(found[what].items())
+    shares += [("at equal length (model; single verdicts)", _modelled(found["at_equal_length"]))]
     states = ", ".join(f"{n:,} {state}" for state, n in found["states"].items())
     title = f"{found['judge']} ({found['rubric']}, {found['orders']} orders): known pairs, percent"
-    parts: list[Part] = [table(title, shares), Text(f"pairs by state: {states}")]
-    if (model := found["at_equal_length"]) is not None:
-        rate = f"{model['at_equal_length']:.1f} %"
-        parts.append(Text(f"single verdicts, right at equal length: {rate}"))
-    return parts
+    return [table(title, shares), Text(f"pairs by state: {states}")]

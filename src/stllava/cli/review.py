@@ -52,6 +52,8 @@ def import_(
     typer.echo(
         f"{done.new} new votes, {done.changed} changed, {done.same} known ({said or 'none'})"
     )
+    if done.repeated:
+        typer.echo(f"{done.repeated} rows again with another note: the later note counts")
     if (done.new or done.changed) and (run / "prefer" / "stage.json").is_file():
         typer.echo(f"preferences are out of date: stllava run {run / 'recipe.yaml'} --run {run} "
                    "--redo prefer")  # fmt: skip

@@ -1,55 +1,49 @@
-"""Plausible wrong answers: what a known true answer says, with one thing about it changed.
+"""What can be said wrongly about an image: a known answer with one thing about it changed.
 
-Presence denied or claimed, sides swapped, numbers and sizes changed, another modality, and, where
-nothing of that is in the answer, what was said of another patient. Rules work on wording; that the
-result is wrong follows from the true answer being right and saying the one thing only.
+An answer is read as one or more facets: a side, a modality, a number, a size, yes or no, or all of
+it. Two patients whose answers differ in a facet lend it to each other (`bench_couples`), so that
+what is wrong here is right there. Rules work on wording; that the result is wrong follows from
+the true answer being right and saying the one thing only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
+from stllava.judging.bench_words import (
+    ASKS_ANATOMY,
+    ASKS_KNOWLEDGE,
+    ASKS_MODALITY,
+    AXES,
+    GOES_WITH_MODALITY,
+    UNSURE,
+    Axis,
+    denial,
+    excludes,
+    pattern,
+    values,
+    yes_or_no,
+)
+from stllava.judging.claims import content
 from stllava.judging.pairing import normalise
-from stllava.judging.questions import question_kind
-from stllava.metrics.closed import is_yes_no, verdict
-from stllava.metrics.text import overlap, words
+from stllava.judging.questions import question_kind, question_type
+from stllava.metrics.closed import verdict
+from stllava.metrics.text import DIGITS, words
 
-MAX_CANDIDATES = 64  # of other patients, looked at for one that is about as long
-MAX_OVERLAP = 50.0  # percent F1; above, the other patient's answer may be right here too
-
-_SIDES = {
-    "left": "right",
-    "right": "left",
-    "left-sided": "right-sided",
-    "right-sided": "left-sided",
-}
-_SIZES = (
-    ("small", "large"), ("smaller", "larger"), ("mild", "severe"), ("mildly", "severely"),
-    ("minimal", "extensive"), ("increased", "decreased"), ("high", "low"), ("thin", "thick"),
-    ("narrow", "wide"), ("single", "multiple"), ("hyperdense", "hypodense"),
-    ("hyperintense", "hypointense"),
-)  # fmt: skip
-_ORGANS = r"(?!\s+(?:bowel|intestine))"  # the small bowel is an organ, not a size
-_SIZE = {word: other for a, b in _SIZES for word, other in ((a, b), (b, a))}
-_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_NUMBER = re.compile(rf"(?<![\w.,/-])(?:\d+(?:\.\d+)?|{'|'.join(_NUMBERS)})(?![\w/-]|[.,]\d)", re.I)
-_MODALITIES = {
-    "computed tomography": "magnetic resonance imaging",
-    "magnetic resonance imaging": "computed tomography",
-    "ct": "MRI", "cat": "MRI", "mri": "CT", "mr": "CT", "x-ray": "MRI", "xray": "MRI",
-    "x ray": "MRI", "radiograph": "MRI", "ultrasound": "CT", "pet": "MRI", "fluoroscopy": "MRI",
-    "angiography": "ultrasound", "t1": "T2", "t2": "T1",
-}  # fmt: skip
-_ASKS_MODALITY = re.compile(
-    r"\b(?:modalit\w+|imaging|weight\w*|sequence|technique|how was"
-    r"|(?:kind|type|sort) of (?:image|scan|study)"
-    r"|(?:image|scan|picture|film|study)\b.*\b(?:taken|acquired|obtained|done))",
+FEWEST_TIMES = 1.5  # a measured size is wrong if it is so many times the true one
+_COUNT = "number of"
+_NUMBER = re.compile(
+    rf"(?<![\w.,/-])(?:\d+(?:\.\d+)?|{'|'.join(w for w in DIGITS if w not in ('zero', 'one'))})"
+    r"(?![\w/-]|[.,]\d)",
     re.IGNORECASE,
 )
+_LISTS = re.compile(r"\bor\b|还是|或", re.IGNORECASE)
+_SIDE = re.compile(r"\b(?:left|right)|左|右", re.IGNORECASE)  # rightmost, right-sided
+_FILLER = frozenset(("located", "lie", "above"))
 
 
 class Known(NamedTuple):
@@ -62,146 +56,146 @@ class Known(NamedTuple):
     answer: str
 
 
-class Wrong(NamedTuple):
+class Facet(NamedTuple):
+    """One thing that an answer says, and how to say another in its place."""
+
+    item: Known
     category: str
-    answer: str
+    axis: str  # facets of one axis can be exchanged
+    value: str  # on the axis; equal ones say the same
+    said: str  # as the answer has it
+    place: re.Pattern[str] | None = None  # where; None: it is all of the answer
+
+    @property
+    def frame(self) -> str:
+        """What is around the place."""
+        return normalise(self.place.sub("#", self.item.answer)) if self.place else ""
+
+    def wrong(self, other: Facet) -> str:
+        """The answer with what the other one says in place of its own."""
+        if self.place is None:
+            return other.said
+        return self.place.sub(lambda match: _cased(other.said, match[0]), self.item.answer)
+
+    def is_changed_by(self, other: Facet) -> bool:
+        """False where the place is written in signs that it is not found in."""
+        return normalise(self.wrong(other)) != normalise(self.item.answer)
 
 
-class Others:
-    """What is known of other patients, by question and by the kind of question."""
-
-    def __init__(self, known: Iterable[Known]) -> None:
-        self._by_question: dict[str, list[Known]] = defaultdict(list)
-        self._by_opening: dict[str, list[Known]] = defaultdict(list)
-        for item in known:
-            self._by_question[normalise(item.question)].append(item)
-            self._by_opening[_opening(item.question)].append(item)
-
-    def answer(
-        self, item: Known, fits: Callable[[str], bool], *, same_question: bool = False
-    ) -> str | None:
-        """Another patient's answer to the same question, else to one that opens likewise.
-
-        Of those that fit one whose question is most alike and then one about as long, so that
-        length gives nothing away.
-        """
-        alike = [self._by_question[normalise(item.question)]]
-        if not same_question:
-            alike.append(self._by_opening[_opening(item.question)])
-        for group in filter(None, alike):
-            start = _luck(item.id) % len(group)
-            around = (group[start:] + group[:start])[:MAX_CANDIDATES]
-            found = [other for other in around if other.group != item.group and fits(other.answer)]
-            if found:
-                return min(
-                    found, key=lambda other: (_unlike(other, item), _gap(other, item))
-                ).answer
-        return None
+def excluding(one: Facet, other: Facet) -> bool:
+    """Whether two patients' facets can be exchanged: both then say what is wrong."""
+    if one.value == other.value or one.item.group == other.item.group:
+        return False
+    if not (one.is_changed_by(other) and other.is_changed_by(one)):
+        return False
+    if one.category == "other patient":
+        return excludes(one.said, other.said)
+    if one.category == "presence" or one.axis.startswith(_COUNT):
+        return True
+    if one.category == "number":
+        low, high = sorted((float(one.value), float(other.value)))
+        return high >= FEWEST_TIMES * low > 0
+    return _is_listed(other.said, one.item.question) and _is_listed(one.said, other.item.question)
 
 
-def _unlike(one: Known, other: Known) -> int:
-    """How little two questions have in common, in fifths."""
-    return 5 - round(overlap(one.question, other.question).f1 / 20)
+def _is_listed(said: str, question: str) -> bool:
+    """False where the question lists what can be said, and not this."""
+    return not _LISTS.search(question) or said.lower() in question.lower()
 
 
-def _gap(one: Known, other: Known) -> int:
-    return abs(len(one.answer.split()) - len(other.answer.split()))
+def facets(item: Known) -> list[Facet]:
+    """What can be exchanged of an answer, the most telling first; nothing of an unsure one."""
+    if UNSURE.search(item.answer):
+        return []
+    if yes_or_no(item.answer) or question_kind(item.question) == "yes/no":
+        return _presence(item)
+    found = [*_worded(item, "side"), *_worded(item, "modality"), *_number(item)]
+    found += _worded(item, "size")
+    if any(f.category == "modality" or f.axis.startswith(_COUNT) for f in found):
+        return found  # as another patient's answer it would be the same again
+    if ASKS_KNOWLEDGE.search(item.question) or ASKS_ANATOMY.search(item.question):
+        return found
+    axis = f"answer {asked(item.question)}"
+    return [*found, Facet(item, "other patient", axis, normalise(item.answer), item.answer)]
 
 
-def wrong_answer(item: Known, others: Others) -> Wrong | None:
-    """The first kind of change that the answer allows; None if there is none."""
-    if question_kind(item.question) == "yes/no" or is_yes_no(item.answer):
-        return _denied(item, others)
-    for category, change in (("side", _other_side), ("modality", _other_modality)):
-        if (answer := change(item)) is not None:
-            return Wrong(category, answer)
-    for category, change in (("number", _other_number), ("size", _other_size)):
-        if (answer := change(item)) is not None:
-            return Wrong(category, answer)
-    if question_kind(item.question) == "choice":
-        return None  # the other choice is known to the question alone
-    answer = others.answer(item, lambda text: _is_another(text, item.answer))
-    return None if answer is None else Wrong("other patient", answer)
+def _presence(item: Known) -> list[Facet]:
+    """A bare yes or no, or a sentence that is exchanged for one about the same question."""
+    if said := yes_or_no(item.answer):
+        bare = " ".join(words(item.answer))
+        axis = f"bare {bare if said == 'no' else denial(bare)}"
+        place = re.compile(re.escape(bare), re.IGNORECASE)
+        return [Facet(item, "presence", axis, said, bare, place)]
+    kind = verdict(item.answer).kind
+    if kind not in ("yes", "no"):
+        return []
+    return [Facet(item, "presence", f"sentence {asked(item.question)}", kind, item.answer)]
 
 
-def _denied(item: Known, others: Others) -> Wrong | None:
-    """The opposite of a bare yes or no; of a longer answer what was said where it is so."""
-    if is_yes_no(item.answer):
-        return Wrong("presence", _replaced(item.answer, r"yes|no", {"yes": "no", "no": "yes"}))
-    opposite = {"yes": "no", "no": "yes"}.get(verdict(item.answer).kind)
-    if opposite is None:
-        return None
-    answer = others.answer(item, lambda text: verdict(text).kind == opposite, same_question=True)
-    return None if answer is None else Wrong("presence", answer)
+def _worded(item: Known, category: str) -> list[Facet]:
+    """What the answer names on one axis of `AXES`; nothing if it names several things."""
+    named = [
+        (axis, value)
+        for axis in AXES
+        if axis.category == category
+        for value in values(axis, item.answer)
+    ]
+    if len(named) != 1 or _gives_away(item, named[0][0]):
+        return []
+    (axis, value), place = named[0], pattern(named[0][0])
+    said = place.findall(item.answer)[0]
+    return [Facet(item, category, f"{category} {axis.values}", value, said, place)]
 
 
-def _other_side(item: Known) -> str | None:
-    """Left for right; an answer that names both, or "both", is left alone."""
-    return _swapped(item.answer, _SIDES)
+def _gives_away(item: Known, axis: Axis) -> bool:
+    """Whether the question, or the rest of the answer, says which value it is."""
+    named = values(axis, item.question)
+    if axis.category == "side":
+        named = {match.lower() for match in _SIDE.findall(item.question)}
+        return len(named) == 1 or bool(ASKS_ANATOMY.search(item.question))
+    if axis.category == "modality" and not ASKS_MODALITY.search(item.question):
+        return True
+    if len(axis.values) > 2 and GOES_WITH_MODALITY.search(item.answer):
+        return True
+    knows = axis.category == "size" and bool(ASKS_KNOWLEDGE.search(item.question))
+    return len(named) == 1 or knows
 
 
-def _other_size(item: Known) -> str | None:
-    return _swapped(item.answer, _SIZE)
+def _number(item: Known) -> list[Facet]:
+    """Its only number: a count is exchanged for one of the same things, a size for any in its unit.
 
-
-def _other_modality(item: Known) -> str | None:
-    return _swapped(item.answer, _MODALITIES) if _ASKS_MODALITY.search(item.question) else None
-
-
-def _other_number(item: Known) -> str | None:
-    """Its only number doubled, or one more for a small one."""
-    found = _NUMBER.findall(item.answer)
+    Counts of other things give themselves away: all know how many lungs there are.
+    """
+    bare = normalise(item.answer)
+    found = [bare] if bare in DIGITS else _NUMBER.findall(item.answer)
     if len(found) != 1:
-        return None
-    text = found[0].lower()
-    if text in _NUMBERS:
-        other = _NUMBERS[(_NUMBERS.index(text) + 2) % len(_NUMBERS)]
-    elif "." in text:
-        other = f"{2 * float(text):g}"
-    else:
-        other = str(int(text) + 1 if int(text) < 4 else 2 * int(text))
-    return _NUMBER.sub(lambda match: _cased(other, match[0]), item.answer)
+        return []
+    said = found[0]
+    value = f"{float(DIGITS.get(said.lower(), said)):g}"
+    place = re.compile(rf"(?<![\w.]){re.escape(said)}(?![\w.]*\w)", re.IGNORECASE)
+    frame = normalise(place.sub("#", item.answer))
+    axis = f"{_COUNT} {asked(item.question)}" if frame == "#" else f"number {frame}"
+    return [Facet(item, "number", axis, value, said, place)]
 
 
-def _swapped(answer: str, table: dict[str, str]) -> str | None:
-    """The answer with its only word of the table exchanged; None if it holds none or several."""
-    pattern = "|".join(sorted(map(re.escape, table), key=len, reverse=True))
-    found = re.findall(rf"(?<![\w-])(?:{pattern})(?![\w-]){_ORGANS}", answer, re.IGNORECASE)
-    if len({text.lower() for text in found}) != 1:
-        return None
-    return _replaced(answer, pattern, table)
-
-
-def _replaced(answer: str, pattern: str, table: dict[str, str]) -> str:
-    return re.sub(
-        rf"(?<![\w-])(?:{pattern})(?![\w-]){_ORGANS}",
-        lambda match: _cased(table[match[0].lower()], match[0]),
-        answer,
-        flags=re.IGNORECASE,
-    )
+@lru_cache(maxsize=2**15)  # the same few are asked of every image
+def asked(question: str) -> str:
+    """What a question is about: equal for "Where is the mass?" and "Where's a mass located?"."""
+    about = sorted(set(content(question)) - _FILLER)
+    return f"{question_type(question)} {' '.join(about) or normalise(question)}"
 
 
 def _cased(text: str, like: str) -> str:
     """Capital where the replaced word had one; abbreviations keep theirs."""
-    return text[:1].upper() + text[1:] if like[:1].isupper() else text
+    if like[:1].isupper():
+        return text[:1].upper() + text[1:]
+    return text.lower() if text[1:].islower() else text
 
 
-def _is_another(text: str, answer: str) -> bool:
-    """Whether a text says something else, and neither is a part of the other."""
-    said, true = set(words(text)), set(words(answer))
-    if not said or not true or said <= true or true <= said or is_yes_no(text):
-        return False
-    return overlap(text, answer).f1 < MAX_OVERLAP
-
-
-def _opening(question: str) -> str:
-    return " ".join(words(question)[:2])
-
-
-def _luck(*key: object) -> int:
+def luck(*key: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big")
 
 
 def in_lucky_order(known: Sequence[Known], seed: int) -> list[Known]:
     """Sampled order that depends on ids and the seed alone: more data reshuffles nothing."""
-    return sorted(known, key=lambda item: _luck(seed, item.id))
+    return sorted(known, key=lambda item: luck(seed, item.id))

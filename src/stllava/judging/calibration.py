@@ -15,13 +15,14 @@ from typing import Literal, NamedTuple
 
 from stllava.errors import DataError
 from stllava.judging.agreement import kappa_with_interval
-from stllava.judging.audit_pairs import JUDGED, Decision
+from stllava.judging.audit_pairs import JUDGED, Decision, latest, pair_name
 from stllava.judging.audit_share import share
+from stllava.judging.votes import is_expert, majority
 from stllava.reading.table import read_rows
-from stllava.records import JSONObject
+from stllava.records import JSONObject, Verdict
 
-TIES = ("tie", "equal", "both", "both_bad", "both bad")
-NOTHING = ("", "skip", "cannot_judge", "cannot judge", "?")
+TIES = ("tie", "equal", "both")
+NOTHING = ("", "skip", "cannot_judge", "cannot judge", "?", "both_bad", "both bad")
 TARGET = 90.0  # percent right that a margin is chosen for; not in the paper
 FEWEST = 20  # pairs that a margin must leave on the half it is chosen on
 
@@ -36,30 +37,29 @@ class Case(NamedTuple):
     group: str
 
 
-def is_expert(judge: str) -> bool:
-    """Whether a verdict is a person's vote, by the name of its judge: expert, expert:NAME."""
-    return judge == "expert" or judge.startswith("expert:")
+def expert_votes(votes: Iterable[Verdict]) -> dict[str, int]:
+    """Pair name -> label, from experts' votes, by the majority that `prefer` goes by.
 
-
-def expert_votes(decisions: Iterable[Decision]) -> dict[str, int]:
-    """Pair name -> vote, from experts' verdicts; pairs they could not judge are left out.
-
-    Both bad is a tie: neither was preferred. Of several experts more than half must agree.
+    Left out: what they could not judge, found both bad, or did not agree on.
     """
-    votes: dict[str, Counter[int]] = defaultdict(Counter)
-    for decision in decisions:
-        vote = 0 if decision.state == "both_bad" else decision.vote
-        if vote is not None and is_expert(decision.judge):
-            votes[decision.name][vote] += 1
-    most = {name: given.most_common(1)[0] for name, given in votes.items()}
-    return {name: vote for name, (vote, n) in most.items() if 2 * n > votes[name].total()}
+    by_name: dict[str, list[Verdict]] = defaultdict(list)
+    for vote in latest(votes):
+        if is_expert(vote.judge):
+            by_name[pair_name(vote.answers_id, vote.pair)].append(vote)
+    labels = {}
+    for name, given in by_name.items():
+        said = majority(given)
+        if said.state in ("ok", "tie"):
+            first = min(given[0].pair)
+            labels[name] = 0 if said.winner is None else 1 if said.winner == first else -1
+    return labels
 
 
 def read_labels(path: Path) -> dict[str, int]:
     """Pair name -> vote, from a table (CSV, TSV, JSONL, Parquet) with columns `pair` and `winner`.
 
     `pair` is as the audit lists it, ANSWERS/d0-d1; `winner` is the draw (`d1` or `1`), a word for a
-    tie, or nothing where the expert had no opinion. Raises DataError for anything else.
+    tie, or nothing (also `both_bad`) where the expert prefers nothing. Raises DataError otherwise.
     """
     votes = {}
     for entry in read_rows(path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from stllava.prompts import FAULTS
@@ -21,7 +20,9 @@ Faults = tuple[tuple[str, ...], tuple[str, ...]]
 # Signs, exponents, nan and inf are read as numbers so that the range check can refuse them.
 NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|nan|inf(?:inity)?)"
 _ONE_NUMBER = re.compile(NUMBER, re.IGNORECASE)
+_OPENING = re.compile(r"\{|\[(?=\s*\{)")
 _KEYS = (("a", "b"), ("answer1", "answer2"), ("score1", "score2"), ("1", "2"))
+_IDS = ("answer", "answerid", "answernumber", "assistant", "candidate", "id", "label", "name")
 _VERDICTS = {
     **dict.fromkeys(("1", "a", "answer1", "answera"), 1),
     **dict.fromkeys(("2", "b", "answer2", "answerb"), 2),
@@ -37,35 +38,47 @@ def loads(text: str) -> Any:
         return None
 
 
-def objects_in(text: str) -> Iterator[dict[str, Any]]:
-    """JSON objects inside prose, from the first on; what stands inside one is not found again."""
-    start = -1
+def split_objects(text: str) -> tuple[list[Any], str]:
+    """JSON objects and lists of them inside prose, and the prose with {} in their place.
+
+    What stands inside one is not found again.
+    """
+    found: list[Any] = []
+    prose: list[str] = []
+    start, seen = 0, 0
     for _ in range(MAX_OBJECTS):
-        start = text.find("{", start + 1)
-        if start < 0:
-            return
+        if (opening := _OPENING.search(text, start)) is None:
+            break
         try:
-            value, end = _DECODER.raw_decode(text, start)
+            value, start = _DECODER.raw_decode(text, opening.start())
         except (ValueError, RecursionError):
+            start = opening.start() + 1
             continue
-        yield value
-        start = end - 1
+        found.append(value)
+        prose += [text[seen : opening.start()], "{}"]
+        seen = start
+    return found, "".join([*prose, text[seen:]])
 
 
 def scores_of(value: Any) -> Scores | None:
     """[8, 7], {"scores": …}, {"answer_1": 8, "answer_2": {"score": 7}} and their like."""
     if isinstance(value, list):
-        numbers = [_number(item) for item in value]
-        if len(numbers) == 2 and numbers[0] is not None and numbers[1] is not None:
-            return numbers[0], numbers[1]
-        return None
+        return _pair(_in_order(value))
     if not isinstance(value, dict):
         return None
     fields = _fields(value)
-    if "scores" in fields and isinstance(fields["scores"], list | dict):
-        return scores_of(fields["scores"])
-    both = _both(fields)
-    return None if both is None else scores_of(both)
+    return _under_scores(fields) or _pair(_both(fields))
+
+
+def is_ambiguous(value: Any) -> bool:
+    """Whether one object says two things: two pairs of scores, a verdict and another winner."""
+    if not isinstance(value, dict):
+        return False
+    fields = _fields(value)
+    pairs = [_pair([fields[a], fields[b]]) for a, b in _KEYS if {a, b} <= fields.keys()]
+    pairs.append(_under_scores(fields))
+    verdicts = [_verdict(fields[name]) for name in ("verdict", "winner") if name in fields]
+    return len({*pairs} - {None}) > 1 or len({*verdicts} - {None}) > 1
 
 
 def faults_of(value: Any) -> Faults | None:
@@ -82,10 +95,7 @@ def verdict_of(value: Any) -> int | None:
     if not isinstance(value, dict):
         return None
     fields = _fields(value)
-    said = fields.get("verdict", fields.get("winner"))
-    if isinstance(said, bool) or not isinstance(said, str | int):
-        return None
-    return _VERDICTS.get(re.sub(r"[\s_-]", "", str(said)).lower())
+    return _verdict(fields.get("verdict", fields.get("winner")))
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -99,7 +109,52 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, strict=False)
 
 
 def _fields(value: dict[str, Any]) -> dict[str, Any]:
-    return {re.sub(r"[\s_-]", "", str(key)).lower(): item for key, item in value.items()}
+    """By names without case, blanks and dashes; nothing where two keys are then one."""
+    names = [_squeezed(key) for key in value]
+    return dict(zip(names, value.values(), strict=True)) if len({*names}) == len(names) else {}
+
+
+def _verdict(said: Any) -> int | None:
+    if isinstance(said, bool) or not isinstance(said, str | int):
+        return None
+    return _VERDICTS.get(_squeezed(said))
+
+
+def _squeezed(said: str | int) -> str:
+    return re.sub(r"[\s_-]", "", str(said)).lower()
+
+
+def _under_scores(fields: dict[str, Any]) -> Scores | None:
+    said = fields.get("scores")
+    if isinstance(said, list):
+        return _pair(_in_order(said))
+    return _pair(_both(_fields(said))) if isinstance(said, dict) else None
+
+
+def _pair(items: list[Any] | None) -> Scores | None:
+    numbers = [_number(item) for item in items or ()]
+    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
+        return None
+    return numbers[0], numbers[1]
+
+
+def _in_order(items: list[Any]) -> list[Any]:
+    """A list about two answers in their order, by the ids that its items have; [] if those fail.
+
+    Items without any id are in order as they are.
+    """
+    ids = [_id_of(item) for item in items]
+    if not any(number is not None for number in ids):
+        return items
+    by_id = dict(zip(ids, items, strict=True))
+    return [by_id[1], by_id[2]] if len(items) == 2 and by_id.keys() == {1, 2} else []
+
+
+def _id_of(item: Any) -> int | None:
+    """1 or 2 for the answer that an object is about, 0 for what is no id, None without one."""
+    fields = _fields(item) if isinstance(item, dict) else {}
+    said = {_verdict(fields[name]) or 0 for name in _IDS if name in fields}
+    return None if not said else said.pop() if len(said) == 1 else 0
 
 
 def _both(fields: dict[str, Any]) -> list[Any] | None:
@@ -122,10 +177,14 @@ def _number(item: Any) -> float | None:
     """A number; of an object its score, else the mean over all four aspects."""
     if isinstance(item, dict):
         if "score" in item:
-            return _number(item["score"])
-        aspects = [_number(item.get(name)) for name in ASPECTS]
+            return _one_number(item["score"])
+        aspects = [_one_number(item.get(name)) for name in ASPECTS]
         known = [value for value in aspects if value is not None]
         return sum(known) / len(known) if len(known) == len(ASPECTS) else None
+    return _one_number(item)
+
+
+def _one_number(item: Any) -> float | None:
     if isinstance(item, str) and _ONE_NUMBER.fullmatch(item.strip()):
         return float(item)
     if isinstance(item, bool) or not isinstance(item, int | float):

@@ -1,7 +1,7 @@
 """Verdicts to preferences: a pure function of records, settings and a seed.
 
-Pair by pair, then question by question, then over all (`balance`). What is left out is written
-down with its reason, and every rule counts what went in and what came out.
+Pair by pair, then question by question (`direct_wins`), then over all (`balance`). What is left
+out is written down with its reason, and every rule counts what went in and what came out.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from stllava.judging.balance import (
     balance,
     cap_per_image,
     cap_per_question_type,
-    num_words,
 )
+from stllava.judging.direct_wins import closest, decided, widest
 from stllava.judging.pairing import IDENTICAL, Pair, normalise, pairs, unanswerable
-from stllava.judging.states import JUDGED, by_order, by_pair, outcome_of, points
-from stllava.records import Answers, Draw, Dropped, Preference, Verdict
+from stllava.judging.states import EQUAL, JUDGED, by_pair, outcome_of
+from stllava.records import Answers, Dropped, Preference, Verdict
 
 
 class PreferResult(NamedTuple):
@@ -77,7 +77,7 @@ def _prefer_one(
     """The preferences of one question: up to one per pair, or one in all."""
     if not judged:
         tally.drop(item.id, _why_unjudged(item))
-    usable: dict[str, list[Verdict]] = {}
+    groups: dict[str, dict[Pair, list[Verdict]]] = defaultdict(dict)
     for pair, said in judged.items():
         where = f"{item.id}/d{pair[0]}-d{pair[1]}"
         reason = _why_unusable(item, pair, said, strict=settings.orders_must_agree)
@@ -88,10 +88,8 @@ def _prefer_one(
         ):
             tally.drop(where, "the orders do not name the same winner")
         else:
-            usable[where] = said
-    if settings.select == "best_worst" and usable:
-        usable = {item.id: [verdict for said in usable.values() for verdict in said]}
-    found = (_choose(item, where, said, settings, tally) for where, said in usable.items())
+            groups[item.id if settings.select == "best_worst" else where][pair] = said
+    found = (_choose(item, where, said, settings, tally) for where, said in groups.items())
     return [preference for preference in found if preference is not None]
 
 
@@ -120,65 +118,38 @@ def _why_unusable(
     return None
 
 
-def _mean_scores(said: Iterable[Verdict]) -> dict[int, float]:
-    """Draw index -> its mean points over the pairs and orders it was shown in.
-
-    Repeated samples of one order are averaged before, so that none weighs more for them.
-    """
-    scores: dict[int, list[float]] = defaultdict(list)
-    for repeats in by_order(said).values():
-        given = [points(verdict) for verdict in repeats if verdict.state in JUDGED]
-        for index in given[0] if given else ():
-            scores[index].append(fmean(one[index] for one in given))
-    return {index: fmean(values) for index, values in scores.items()}
-
-
 def _choose(
     item: Answers,
     where: str,
-    said: Sequence[Verdict],
+    judged: Mapping[Pair, Sequence[Verdict]],
     settings: PreferSection,
     tally: Tally,
 ) -> Preference | None:
-    """The best-scored draw against the worst or, within `max_length_gap`, the closest in length."""
-    scores = _mean_scores(said)
-    judged = (draw for draw in item.draws if draw.index in scores)
-    chosen, *others = sorted(judged, key=lambda draw: (-scores[draw.index], draw.index))
-    best, floor, max_gap = scores[chosen.index], settings.min_chosen_score, settings.max_length_gap
-    others = [draw for draw in others if normalise(draw.text) != normalise(chosen.text)]
-    margins = {draw.index: best - scores[draw.index] for draw in others}
-    lower = [draw for draw in others if margins[draw.index] > settings.min_margin]
-    near = _worst_first(lower, margins) if max_gap is None else _nearest(chosen, lower, max_gap)
+    """The widest of the decided pairs or, within `max_length_gap`, the closest in length."""
+    floor, max_gap = settings.min_chosen_score, settings.max_length_gap
+    wins, disputed = decided(item, judged)
+    clear = [win for win in wins if win.margin > settings.min_margin + EQUAL]
+    good = [win for win in clear if floor is None or win.best >= floor]
+    found = (widest(good) if max_gap is None else closest(good, max_gap)) if good else None
     reason = None
-    if not tally.passes("min_margin", bool(lower)):
-        is_tie = not any(margins.values())
-        reason = "tie" if is_tie else f"margin not above {settings.min_margin:g}"
-    elif floor is not None and not tally.passes("min_chosen_score", best >= floor):
+    if not tally.passes("direct_win", bool(wins)):
+        reason = "the same two answers won and did not" if disputed else "tie"
+    elif not tally.passes("min_margin", bool(clear)):
+        reason = f"margin not above {settings.min_margin:g}"
+    elif floor is not None and not tally.passes("min_chosen_score", bool(good)):
         reason = f"best score below {floor:g}"
-    elif max_gap is not None and not tally.passes("max_length_gap", bool(near)):
+    elif max_gap is not None and not tally.passes("max_length_gap", found is not None):
         reason = f"no worse answer within {max_gap} words"
-    if reason is not None:
-        tally.drop(where, reason)
+    if reason is not None or found is None:
+        tally.drop(where, str(reason))
         return None
-    rejected = near[0]
     return Preference(
-        id=f"{item.id}/d{chosen.index}>d{rejected.index}",
+        id=f"{item.id}/d{found.chosen.index}>d{found.rejected.index}",
         answers_id=item.id,
         image=item.image,
         question=item.question,
-        chosen=chosen,
-        rejected=rejected,
-        margin=margins[rejected.index],
-        source=",".join(sorted({verdict.judge for verdict in said})),
+        chosen=found.chosen,
+        rejected=found.rejected,
+        margin=found.margin,
+        source=found.source,
     )
-
-
-def _worst_first(draws: Iterable[Draw], margins: dict[int, float]) -> list[Draw]:
-    return sorted(draws, key=lambda draw: (-margins[draw.index], draw.index))
-
-
-def _nearest(chosen: Draw, draws: Iterable[Draw], max_gap: int) -> list[Draw]:
-    """Those within the gap, the closest in length first; of equally close ones the better."""
-    gaps = [(abs(num_words(draw) - num_words(chosen)), draw) for draw in draws]
-    near = sorted((pair for pair in gaps if pair[0] <= max_gap), key=lambda pair: pair[0])
-    return [draw for _, draw in near]

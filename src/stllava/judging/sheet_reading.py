@@ -32,16 +32,24 @@ class Row(NamedTuple):
     cells: dict[str, str]  # by our names of the columns
 
 
+class SheetVotes(NamedTuple):
+    """One verdict per pair with a choice, in order of the sheet."""
+
+    votes: list[Verdict]
+    repeated: int  # rows of a pair whose later row has another note; the later note counts
+
+
 def read_votes(
     path: Path, shown: Mapping[str, Shown], expert: str, *, clock: Callable[[], str] = utc_now
-) -> list[Verdict]:
-    """One verdict per row with a choice, in order of the sheet; `shown` by row id.
+) -> SheetVotes:
+    """The votes of a sheet; `shown` by row id.
 
     Raises DataError for what cannot be read or does not belong to `shown`.
     """
     if not EXPERT.fullmatch(expert):
         raise DataError(f"--expert {expert!r}: use letters, digits, blanks and . _ - only")
     votes: dict[str, Verdict] = {}
+    repeated = 0
     for row in read_rows(path):
         row_id = row.cells["id"].strip()
         where = f"{path}: row {row.number}"
@@ -53,10 +61,12 @@ def read_votes(
         vote = _vote(row, shown[row_id], expert, where, clock)
         if vote is None:
             continue
-        before = votes.setdefault(row_id, vote)
+        before = votes.get(row_id, vote)
         if _choice_of(before) != _choice_of(vote):
             raise DataError(f"{where}: {row_id} again, with another choice; keep one of the rows")
-    return list(votes.values())
+        repeated += before.reply != vote.reply
+        votes[row_id] = vote
+    return SheetVotes(list(votes.values()), repeated)
 
 
 def read_rows(path: Path) -> Iterator[Row]:

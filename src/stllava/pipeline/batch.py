@@ -110,7 +110,7 @@ class _Collection:
         if limit_s is not None and time.monotonic() - started >= limit_s:
             batch, num_done = next(iter(left.items()))
             raise JudgeError(
-                f"batch {batch.batch_id}: {num_done} of {batch.calls} calls are done after "
+                f"{batch.batch_id}: {num_done} of {batch.calls} calls are done after "
                 f"{limit_s:g} s; nothing is lost, repeat the command to collect it"
             )
         time.sleep(self._section.poll_s)
@@ -122,7 +122,7 @@ class _Collection:
             if file_id is not None:
                 num_kept += self._read(batch, file_id)
         self._batches.close(batch)
-        said = f"batch {state.id} at {self._api.access.host}"
+        said = f"{state.id} at {self._api.access.host}"
         if state.status == "failed":
             raise JudgeError(f"{said}: failed ({state.reason}); nothing of it was charged")
         if state.status == "cancelled":

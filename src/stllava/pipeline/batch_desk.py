@@ -134,8 +134,8 @@ class Desk:
         batch = self._batches.handed_in(batch, file_id=file_id, batch_id=state.id)
         self._file(batch).unlink()
         self._job.reporter.note(
-            f"batch {state.id}: {self._num_calls} calls are with {self._api.access.host}; it may "
-            "take a day, and to stop here loses nothing: repeat the command to collect it"
+            f"{state.id}: {self._num_calls} calls are in a batch at {self._api.access.host}; it "
+            "may take a day, and to stop here loses nothing: repeat the command to collect it"
         )
         self._handed_in.append(batch._replace(calls=self._num_calls))
         self._batch, self._num_calls, self._num_bytes = None, 0, 0

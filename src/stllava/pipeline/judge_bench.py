@@ -15,8 +15,11 @@ from pathlib import Path
 
 from stllava.errors import JudgeError, RecipeError
 from stllava.files import disk_errors, read_json, utc_now, write_json
-from stllava.judging.bench import PAIR, BenchPair, bench_pairs, bench_score
+from stllava.judging.bench import PAIR, BenchPair, bench_pairs
 from stllava.judging.bench_read import known_answers, read_pair_file
+from stllava.judging.bench_score import bench_score, shortfall
+from stllava.judging.bench_words import has_tables
+from stllava.judging.bench_wrong import Known
 from stllava.judging.pairing import Pair
 from stllava.pipeline import calls, judges
 from stllava.pipeline.asking import opened_judge, settings_of
@@ -49,23 +52,23 @@ class BenchJob(Job):
 def require_competence(job: Job) -> None:
     """Measure the judge and stop if its accuracy is not shown to reach judge.min_accuracy.
 
-    The lower end of the interval has to: that few pairs went well is no competence. Raises
-    JudgeError; what was measured stays in judge/bench.
+    The lower end of the interval has to, and to be above what is right without the image: that few
+    pairs went well is no competence. Raises JudgeError; what was measured stays in judge/bench.
     """
     wanted = job.recipe.judge.min_accuracy
     if wanted is None or job.recipe.judge.kind == "expert":
         return
     found = bench(job)
-    low, accuracy = found["lower_bound"], found["accuracy"]
-    if low is not None and low >= 100 * wanted:
+    short, percent = shortfall(found, wanted), found["accuracy"]["percent"]
+    if short is None:
         job.reporter.note(f"{_said(found)}: above judge.min_accuracy")
         return
-    close = accuracy["percent"] is not None and accuracy["percent"] >= 100 * wanted
+    floor = max(100 * wanted, found["text_only"]["percent"] or 0.0)
+    close = percent is not None and percent >= floor
     remedy = "raise judge.bench_pairs for a narrower interval, or " if close else ""
     raise JudgeError(
-        f"{_said(found)}; judge.min_accuracy asks for {100 * wanted:g} % at its lower end, so "
-        f"nothing was judged: {remedy}take a better judge, --set judge.kind=reference, or label "
-        "pairs yourself (`stllava review`)"
+        f"{_said(found)}; {short}, so nothing was judged: {remedy}take a better judge, "
+        "--set judge.kind=reference, or label pairs yourself (`stllava review`)"
     )
 
 
@@ -86,21 +89,26 @@ def bench(job: Job) -> JSONObject:
 
     Raises JudgeError if there is nothing to measure it on, or if calls failed or were not paid.
     """
-    pairs, job = _pairs(job)
+    pairs, known, job = _pairs(job)
     stage = _stage(job, pairs)
+    found: JSONObject
     if (stage.path / RESULT).is_file():
-        return read_json(stage.path / RESULT)
+        found = read_json(stage.path / RESULT)
+        if "text_only" in found:
+            return found
+        told = stage.read("verdicts.jsonl", Verdict)  # an older version counted less from these
+        return bench_score(pairs, told, known=known) | found
     stage.begin(inputs=[], settings=settings_of(job), by_id=True)
     with disk_errors(stage.path):
         text = "".join(pair.model_dump_json() + "\n" for pair in pairs)
         (stage.path / "pairs.jsonl").write_text(text, encoding="utf-8")
     verdicts = _verdicts(job, stage, pairs)
-    found: JSONObject = {
+    found = {
         "judge": "jury" if job.recipe.judge.jury else judges.judge_name(job),
         "rubric": job.recipe.judge.rubric,
         "orders": job.recipe.judge.orders,
         "time": utc_now(),
-        **bench_score(pairs, verdicts),
+        **bench_score(pairs, verdicts, known=known),
     }
     stopped = {found["states"].get(state, 0) for state in calls.PASSING} - {0}
     if stopped:
@@ -112,28 +120,37 @@ def bench(job: Job) -> JSONObject:
     return read_json(stage.path / RESULT)
 
 
-def _pairs(job: Job) -> tuple[list[BenchPair], Job]:
-    """The pairs, and the job that finds their images; blank views are no part of a bench."""
+def _pairs(job: Job) -> tuple[list[BenchPair], list[Known], Job]:
+    """The pairs, what else is known (nothing with a file of pairs), and the job with their images.
+
+    Blank views are no part of a bench, nor are batches: its result is waited for.
+    """
     section = job.recipe.judge
     recipe = job.recipe.model_copy(
-        update={"judge": section.model_copy(update={"blank_share": 0.0})}
+        update={"judge": section.model_copy(update={"blank_share": 0.0, "batch": None})}
     )
     job = replace(job, recipe=recipe)
     if section.bench_file is not None:
         root = Path(section.bench_images) if section.bench_images else None
         found = read_pair_file(Path(section.bench_file), root)
         fields = {name: getattr(job, name) for name in Job.__dataclass_fields__}
-        return found.pairs[: section.bench_pairs], BenchJob(**fields, files=found.images)
+        return found.pairs[: section.bench_pairs], [], BenchJob(**fields, files=found.images)
     file = job.file("prepare", "conversations.jsonl")
     talks = job.stage("prepare").read(file.name, Conversation) if file.is_file() else []
     groups = {name: image.group for name, image in job.images.items()}
-    pairs = bench_pairs(known_answers(talks, groups), section.bench_pairs, seed=job.recipe.seed)
+    known = known_answers(talks, groups)
+    pairs = bench_pairs(known, section.bench_pairs, seed=job.recipe.seed)
+    if not has_tables(item.question for item in known):
+        job.reporter.note(
+            "known answers are neither in English nor in Chinese: no pairs of yes and no, sides, "
+            "modalities and sizes, only of numbers and other patients' answers"
+        )
     if not pairs:
         raise RecipeError(
-            f"{file}: no known answer to measure a judge on; name pairs with judge.bench_file, or "
-            "do without judge.min_accuracy"
+            f"{file}: no two known answers to measure a judge on; name pairs with "
+            "judge.bench_file, or do without judge.min_accuracy"
         )
-    return pairs, job
+    return pairs, known, job
 
 
 def _stage(job: Job, pairs: list[BenchPair]) -> Stage:

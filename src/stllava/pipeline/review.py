@@ -41,6 +41,7 @@ class Imported(NamedTuple):
     changed: int
     same: int
     states: dict[str, int]  # of all votes in the sheet
+    repeated: int  # rows whose pair has a later row with another note, which counts
 
 
 def folder_of(job: Job) -> Path:
@@ -88,7 +89,7 @@ def import_sheet(
     shown = {row.id: row for row in _read(folder / PAIRS, Shown)}
     if not shown:
         raise RunError(f"{folder}: nothing was exported; run `stllava review export` first")
-    said = read_votes(path, shown, expert, clock=clock)
+    said, repeated = read_votes(path, shown, expert, clock=clock)
     with Run(folder), disk_errors(folder):
         before = list(_read(folder / VOTES, Verdict))
         last = {vote.id: vote for vote in before}
@@ -97,7 +98,8 @@ def import_sheet(
         if new or changed:
             _write(folder / VOTES, [*before, *new, *changed])
     states: dict[str, int] = dict(Counter(str(vote.state) for vote in said))
-    return Imported(len(new), len(changed), len(said) - len(new) - len(changed), states)
+    same = len(said) - len(new) - len(changed)
+    return Imported(len(new), len(changed), same, states, repeated)
 
 
 def votes(job: Job) -> list[Verdict]:

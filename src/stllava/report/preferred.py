@@ -12,9 +12,10 @@ from stllava.report.load import Reader, dig, number
 RULES = {
     "judged": "the pair has a usable verdict",
     "orders_must_agree": "both orders name the same winner",
-    "min_margin": "another answer scored lower (by more than min_margin)",
-    "min_chosen_score": "the best answer reaches min_chosen_score",
-    "max_length_gap": "a worse answer is about as long",
+    "direct_win": "two answers were compared and one won",
+    "min_margin": "it won by more than min_margin",
+    "min_chosen_score": "a winning answer reaches min_chosen_score",
+    "max_length_gap": "its loser is about as long",
     "max_per_image": "at most max_per_image of a picture",
     "max_per_question_type": "at most max_per_question_type of questions that open alike",
     "balance_length": "as often the longer answer as the shorter",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Literal
 
+from stllava.errors import DataError
 from stllava.reading import Entry
 from stllava.reading.json import read_entries
 from stllava.records import JSONObject, VQASample
@@ -38,11 +39,13 @@ def read_questions(
     """Read the questions of one split in one language; rows in the other are left out, counted."""
     file = place.find(*FILES[split])
     collector = Collector(ImageStore(place.root, prefixes=IMAGE_FOLDERS, look=look))
+    others: set[str] = set()
     for number, entry in enumerate(read_entries(file)):
         try:
             row = _checked(entry)
             if language not in ("all", row.get("q_lang", "en")):
                 collector.repairs["row in another language left out"] += 1
+                others.add(str(row.get("q_lang", "en")))
                 continue
             path = collector.store.place(row["img_name"])
             sample = _sample(row, collector, split)
@@ -51,6 +54,9 @@ def read_questions(
             collector.drop(f"slake-{qid}", error)
             continue
         collector.add(sample, SourceImage(sample.image, path, sample.image))
+    if others and not collector.images and not collector.dropped:
+        has = ", ".join(sorted(others))
+        raise DataError(f"{file}: no row in {language}; the file has {has}: set language to that")
     warning = deviation(f"SLAKE {language}", split, collector.samples)
     return collector.finish(file, warnings=[warning], licence=LICENCES["slake"])
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 
-from stllava.judging.jury_turns import Member, Views
+from stllava.judging.jury.turns import Member, Views
 from stllava.judging.pairing import Pair
 from stllava.records import Answers, Draw, Image, Verdict
 

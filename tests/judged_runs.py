@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from stllava.config import Recipe
 from stllava.generation.endpoint import caller
 from stllava.pipeline import Job
-from stllava.pipeline.judged import judge
+from stllava.pipeline.judging.stage import judge
 from stllava.recipe import load_recipe
 from stllava.records import Answers, Draw, Image, Verdict
 from stllava.run import Run

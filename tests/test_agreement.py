@@ -8,7 +8,7 @@ import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.inter_rater import fleiss_kappa as oracle_fleiss
 
-from stllava.judging.agreement import (
+from stllava.judging.audit.agreement import (
     cohen_kappa,
     effective_votes,
     fleiss_kappa,

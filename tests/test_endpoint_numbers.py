@@ -12,7 +12,7 @@ import pytest
 from faulty_server import chance, faulty_server, some_faults
 from judged_runs import SENTINEL, answered, calls_of, judge_run, verdicts_of
 
-from stllava.judging.ledger import Ledger
+from stllava.judging.calls.ledger import Ledger
 from stllava.judging.states import pair_states
 
 PRICES = "judge.prices={input: 1000, output: 2000}"
@@ -58,7 +58,9 @@ def check_nothing_lost_or_paid_twice(path, num_pairs):
 def killed_and_resumed(path, server, num_kills, overrides):
     """Judge in processes that are killed once so many more calls are paid for; then to the end."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stllava.pipeline.judged", "stllava.generation.endpoint"])
+    context.set_forkserver_preload(
+        ["stllava.pipeline.judging.stage", "stllava.generation.endpoint"]
+    )
     dice, before = random.Random(0), server.completed.total()
     step = (len(server.completed) or 1) // (num_kills + 1)
     for kill in range(1, num_kills + 1):

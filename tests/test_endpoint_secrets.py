@@ -11,7 +11,7 @@ from servers import MODEL_RETURNED, Response, chat_server, completion
 from stllava.errors import JudgeError, RecipeError
 from stllava.generation.key import read_key, reply_without
 from stllava.generation.wire import is_local, read_completion, retry_after_s
-from stllava.judging.owner import is_alive, new_owner
+from stllava.judging.calls.owner import is_alive, new_owner
 
 
 @pytest.fixture

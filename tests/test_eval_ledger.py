@@ -23,7 +23,7 @@ from stllava.config import PaidSection, Recipe
 from stllava.errors import JudgeError, StllavaError
 from stllava.generation.protocol import BudgetStopped
 from stllava.images import open_image, pixels_sha256
-from stllava.judging.ledger import Ledger
+from stllava.judging.calls.ledger import Ledger
 from stllava.pipeline import Job, evaluate
 from stllava.pipeline.evaluate import estimate
 from stllava.pipeline.evaluate.payment import ledger_path

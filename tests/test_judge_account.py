@@ -14,7 +14,7 @@ from servers import MODEL_RETURNED, Response, chat_server, completion, failure
 from stllava.errors import RecipeError
 from stllava.generation.asked import host_of
 from stllava.pipeline import Job
-from stllava.pipeline.judged import estimate, judge
+from stllava.pipeline.judging.stage import estimate, judge
 from stllava.recipe import load_recipe
 from stllava.run import Run
 

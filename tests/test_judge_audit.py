@@ -20,22 +20,22 @@ from judged_pairs import (
     verdict,
 )
 
-from stllava.cli.judge_tables import audit_parts
+from stllava.cli.judge.tables import audit_parts
 from stllava.errors import DataError, JudgeError
-from stllava.judging.audit import audit
-from stllava.judging.audit_length import length_model
-from stllava.judging.audit_pairs import decide, decisions
-from stllava.judging.audit_run import audit_run
-from stllava.judging.audit_share import share
-from stllava.judging.calibration import calibrate, expert_votes, read_labels
-from stllava.judging.jury import jury_verdicts
-from stllava.judging.jury_panel import panel
-from stllava.judging.jury_turns import JuryJudge
+from stllava.judging.audit.audit import audit
+from stllava.judging.audit.calibration import calibrate, expert_votes, read_labels
+from stllava.judging.audit.length import length_model
+from stllava.judging.audit.pairs import decide, decisions
+from stllava.judging.audit.run import audit_run
+from stllava.judging.audit.share import share
+from stllava.judging.experts.reading import vote_id
+from stllava.judging.experts.sheet import row_id_of
+from stllava.judging.experts.votes import with_votes
+from stllava.judging.jury.combine import jury_verdicts
+from stllava.judging.jury.panel import panel
+from stllava.judging.jury.turns import JuryJudge
 from stllava.judging.questions import question_kind
-from stllava.judging.sheet import row_id_of
-from stllava.judging.sheet_reading import vote_id
 from stllava.judging.states import by_pair, outcome_of
-from stllava.judging.votes import with_votes
 from stllava.metrics.interval import wilson
 from stllava.records import Usage
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,24 @@ from test_report_judge import ANSWERS, BIDI, coin, judged_run, jury_of, put, sai
 from typer.testing import CliRunner
 
 from stllava.cli import app
-from stllava.records import Usage
+from stllava.judging.experts.reading import vote_id
+from stllava.judging.experts.sheet import row_id_of
+from stllava.records import Answers, Usage, Verdict
 
 
 def audited(run: Path) -> str:
     done = CliRunner().invoke(app, ["judge", "audit", str(run)])
     assert done.exit_code == 0, done.output
     return " ".join(done.output.split())
+
+
+def voted(name: str, answers: Sequence[Answers]) -> list[Verdict]:
+    """An expert's votes on these texts, as `review import` writes them."""
+    said = RuleJudge(coin, name, "one").judge(items(answers))
+    return [
+        vote.model_copy(update={"id": vote_id(row_id_of(item, (0, 1)), name)})
+        for item, vote in zip(answers, said, strict=True)
+    ]
 
 
 def test_one_judge_shows_states_position_length_sources_and_cost(tmp_path):
@@ -39,8 +51,7 @@ def test_one_judge_shows_states_position_length_sources_and_cost(tmp_path):
 
 def test_a_jury_and_experts_show_members_kappas_each_left_out_and_thresholds(tmp_path):
     run = jury_of(tmp_path, 3)
-    names = ("expert:ann", "expert:bob")
-    votes = [v for name in names for v in RuleJudge(coin, name, "one").judge(items(ANSWERS))]
+    votes = [*voted("expert:ann", ANSWERS), *voted("expert:bob", ANSWERS)]
     put(run / "review/verdicts.jsonl", votes)
     text = audited(run)
     for words in (
@@ -54,8 +65,7 @@ def test_a_jury_and_experts_show_members_kappas_each_left_out_and_thresholds(tmp
 
 def test_without_enough_labels_the_audit_says_why_there_is_no_margin(tmp_path):
     run = judged_run(tmp_path, said_by(coin, "m"))
-    few = RuleJudge(coin, "expert:ann", "one").judge(items(ANSWERS[:4]))
-    put(run / "review/verdicts.jsonl", few)
+    put(run / "review/verdicts.jsonl", voted("expert:ann", ANSWERS[:4]))
     assert "no margin: needs scores and 20 decided pairs in either half" in audited(run)
 
 

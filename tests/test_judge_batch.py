@@ -13,7 +13,7 @@ from servers import NOT_JSON, chat_server, completion, failure
 
 from stllava.errors import JudgeError, RunError
 from stllava.pipeline import Job
-from stllava.pipeline.judged import estimate, judge
+from stllava.pipeline.judging.stage import estimate, judge
 from stllava.run import Run
 
 NUM_PAIRS = 30
@@ -372,7 +372,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from stllava.generation.endpoint import batch
-from stllava.judging import batches
+from stllava.judging.calls import batches
 from judged_runs import judge_run
 
 where, number = sys.argv[3].rsplit(":", 1)

@@ -13,13 +13,13 @@ from PIL import Image as PILImage
 from stllava.config import SourceSection
 from stllava.errors import DataError
 from stllava.generation.scripted import ScriptedGenerator
-from stllava.judging.bench import PAIR, BenchPair, bench_pairs
-from stllava.judging.bench_couples import couples
-from stllava.judging.bench_read import known_answers, read_pair_file
-from stllava.judging.bench_score import bench_score, shortfall
-from stllava.judging.bench_text import text_only
-from stllava.judging.bench_words import has_tables
-from stllava.judging.bench_wrong import Known
+from stllava.judging.bench.couples import couples
+from stllava.judging.bench.pairs import PAIR, BenchPair, bench_pairs
+from stllava.judging.bench.read import known_answers, read_pair_file
+from stllava.judging.bench.score import bench_score, shortfall
+from stllava.judging.bench.text import text_only
+from stllava.judging.bench.words import has_tables
+from stllava.judging.bench.wrong import Known
 from stllava.judging.pairing import normalise
 from stllava.judging.protocol import ModelJudge
 from stllava.labels import slake

@@ -11,7 +11,7 @@ from servers import chat_server, completion, failure
 from stllava.cli import main
 from stllava.errors import JudgeError
 from stllava.pipeline import Job
-from stllava.pipeline.judged import estimate, judge
+from stllava.pipeline.judging.stage import estimate, judge
 from stllava.run import Run
 
 PRICES = "judge.prices={input: 1000, output: 2000}"

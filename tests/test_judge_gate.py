@@ -18,8 +18,8 @@ from stllava.config import Recipe
 from stllava.errors import JudgeError, RecipeError
 from stllava.files import read_json
 from stllava.pipeline import Job
-from stllava.pipeline.judge_bench import bench
-from stllava.pipeline.judged import judge
+from stllava.pipeline.judging.bench import bench
+from stllava.pipeline.judging.stage import judge
 from stllava.recipe import load_recipe
 from stllava.records import Answers, Conversation, Draw, Image, Turn, Verdict
 from stllava.report import write_report

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from stllava import cli
 from stllava.errors import StllavaError
-from stllava.judging.ledger import Ledger
-from stllava.judging.looked_at import listed_lines, model_lines
+from stllava.judging.calls.ledger import Ledger
+from stllava.judging.trial.looked_at import listed_lines, model_lines
 
 CHECK, PICTURE = 18, 26  # calls of a check, and of a self-test for each picture
 

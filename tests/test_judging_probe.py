@@ -12,11 +12,11 @@ from stllava.generation.endpoint import EndpointGenerator
 from stllava.generation.options import Options
 from stllava.generation.protocol import Sampling
 from stllava.generation.scripted import ScriptedGenerator
-from stllava.judging.looked_at import plan_lines
-from stllava.judging.probe import probe
 from stllava.judging.protocol import ModelJudge
-from stllava.judging.selftest import num_calls, selftest
-from stllava.judging.shapes import SIDES, shape_ids, shape_uri
+from stllava.judging.trial.looked_at import plan_lines
+from stllava.judging.trial.probe import probe
+from stllava.judging.trial.selftest import num_calls, selftest
+from stllava.judging.trial.shapes import SIDES, shape_ids, shape_uri
 from stllava.prompts import CANARIES, FAITHFUL_RUBRIC, LOCAL_RUBRIC, PAPER_RUBRIC, PROBES
 from stllava.records import Request, Turn
 

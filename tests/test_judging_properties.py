@@ -38,7 +38,7 @@ def verdict(draw, answers_id, pair, order, sample):
     if kind == "scores":
         a, b = said["scores"] = draw(st.tuples(SCORES, SCORES))
     elif kind == "preference":
-        a = said["preference"] = draw(st.floats(0, 1, width=32))
+        a = said["preference"] = draw(st.floats(0, 1, width=32, allow_subnormal=False))
         b = 1 - a
     else:
         a, b = draw(st.sampled_from([(1, 0), (0, 1), (0, 0)]))

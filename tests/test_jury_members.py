@@ -21,13 +21,14 @@ from typer.testing import CliRunner
 from stllava.cli import app
 from stllava.errors import JudgeError, RecipeError
 from stllava.files import read_json
-from stllava.judging.jury import jury_verdicts
-from stllava.judging.jury_turns import JuryJudge
+from stllava.judging.jury.combine import jury_verdicts
+from stllava.judging.jury.turns import JuryJudge
 from stllava.judging.server import is_ready
-from stllava.pipeline import Job, judges
-from stllava.pipeline.asking import settings_of
-from stllava.pipeline.judge_bench import bench
-from stllava.pipeline.judged import estimate, judge
+from stllava.pipeline import Job
+from stllava.pipeline.judging import judges
+from stllava.pipeline.judging.asking import settings_of
+from stllava.pipeline.judging.bench import bench
+from stllava.pipeline.judging.stage import estimate, judge
 from stllava.recipe import load_recipe
 from stllava.records import Answers, Conversation, Draw, Image, ReviewItem, Turn, Verdict
 from stllava.run import Run

@@ -23,8 +23,8 @@ from stllava.generation.protocol import (
     Sampling,
     StoredCall,
 )
-from stllava.judging.budget import Budget, Prices, budget
-from stllava.judging.ledger import Ledger
+from stllava.judging.calls.budget import Budget, Prices, budget
+from stllava.judging.calls.ledger import Ledger
 from stllava.records import Request, Turn, Usage
 
 SENTINEL = "sk-sentinel-51c0"
@@ -335,8 +335,8 @@ def test_a_try_that_may_have_been_charged_is_written_off(path):
 def test_what_a_killed_process_had_set_aside_is_written_off(path):
     code = (
         "import os, sys; from pathlib import Path;"
-        "from stllava.judging.ledger import Ledger;"
-        "from stllava.judging.budget import Budget, Prices;"
+        "from stllava.judging.calls.ledger import Ledger;"
+        "from stllava.judging.calls.budget import Budget, Prices;"
         "from stllava.generation.protocol import Estimate;"
         "ledger = Ledger(Path(sys.argv[1]), Budget(Prices(1000.0, 2000.0)));"
         "ledger.reserve('a', Estimate(10, 0, 5)); os.kill(os.getpid(), 9)"

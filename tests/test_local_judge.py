@@ -18,9 +18,9 @@ from test_judge_server import SERVER, child_of, gone
 from stllava.errors import JudgeError, RecipeError, RunError
 from stllava.judging.protocol import nonce, verdict_id
 from stllava.pipeline.job import Job
-from stllava.pipeline.judged import judge
+from stllava.pipeline.judging.stage import judge
+from stllava.pipeline.judging.trial import check
 from stllava.pipeline.preferred import prefer
-from stllava.pipeline.trial import check
 from stllava.policy.policy import Policy
 from stllava.prompts.local import LOCAL_RUBRIC
 from stllava.recipe import load_recipe, override

@@ -8,7 +8,7 @@ from stllava.config import SourceSection
 from stllava.errors import RecipeError
 from stllava.pipeline.evaluate.models import check_endpoints
 from stllava.pipeline.export.card import SOURCES
-from stllava.pipeline.judges import models_asked
+from stllava.pipeline.judging.judges import models_asked
 from stllava.recipe import load_recipe
 
 MARKER = "eval.judge={model: marker, base_url: 'http://127.0.0.1:1/v1'}"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stllava.judging.parse import looks_refused, parse_scores, read_reply
+from stllava.judging.replies.parse import looks_refused, parse_scores, read_reply
 
 ACCEPTED = [
     "8 7",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stllava.judging.parse import looks_refused, read_reply
+from stllava.judging.replies.parse import looks_refused, read_reply
 
 JSON_8_7 = '{"answer_1": {"score": 8}, "answer_2": {"score": 7}, "verdict": "1"}'
 JSON_1_9 = '{"answer_1": {"score": 1}, "answer_2": {"score": 9}, "verdict": "2"}'

@@ -22,9 +22,9 @@ from judged_pairs import (
 )
 
 from stllava.files import write_json
-from stllava.judging.audit_pairs import decisions
-from stllava.judging.jury import jury_verdicts
-from stllava.judging.jury_panel import panel
+from stllava.judging.audit.pairs import decisions
+from stllava.judging.jury.combine import jury_verdicts
+from stllava.judging.jury.panel import panel
 from stllava.judging.routing import blank_counts, blank_items
 from stllava.judging.states import pair_states
 from stllava.records import (

@@ -13,12 +13,12 @@ from stllava.cli import app
 from stllava.config import PreferSection
 from stllava.errors import DataError, RunError
 from stllava.files import read_records
+from stllava.judging.experts.sheet import BOM, COLUMNS, escaped, shown_pairs, unescaped
+from stllava.judging.experts.votes import with_votes
 from stllava.judging.prefer import prefer as make_preferences
-from stllava.judging.sheet import BOM, COLUMNS, escaped, shown_pairs, unescaped
-from stllava.judging.votes import with_votes
 from stllava.pipeline import review
 from stllava.pipeline.job import Job
-from stllava.pipeline.judged import judge
+from stllava.pipeline.judging.stage import judge
 from stllava.pipeline.preferred import prefer
 from stllava.recipe import load_recipe
 from stllava.records import Answers, Draw, Image, Preference, Split, Verdict

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from stllava.cli.judge_money import DryOption
+from stllava.cli.judge.money import DryOption
 from stllava.cli.loop import RecipeArg, RunOption, SetOption, YesOption, run_stage
 
 

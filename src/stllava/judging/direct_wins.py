@@ -14,9 +14,9 @@ from statistics import fmean
 from typing import NamedTuple
 
 from stllava.judging.balance import num_words
+from stllava.judging.experts.votes import is_expert
 from stllava.judging.pairing import Pair, normalise
 from stllava.judging.states import EQUAL, JUDGED, by_order, points
-from stllava.judging.votes import is_expert
 from stllava.records import Answers, Draw, Verdict
 
 _DIGITS = 9  # means differ in their last digits, and that is nothing

@@ -10,7 +10,7 @@ from typing import Any
 
 from stllava.generation.protocol import CallStatus
 from stllava.judging.pairing import Pair
-from stllava.judging.parse import Parsed, looks_refused, read_reply
+from stllava.judging.replies.parse import Parsed, looks_refused, read_reply
 from stllava.prompts import Rubric
 from stllava.records import Draw, Request, Turn, Usage, VerdictState
 

@@ -10,7 +10,7 @@ from stllava.pipeline.answer import answer
 from stllava.pipeline.ask import ask
 from stllava.pipeline.evaluate import evaluate
 from stllava.pipeline.job import Job, Reporter
-from stllava.pipeline.judged import judge
+from stllava.pipeline.judging.stage import judge
 from stllava.pipeline.preferred import prefer
 from stllava.pipeline.prepare import prepare
 from stllava.pipeline.train import dpo, sft

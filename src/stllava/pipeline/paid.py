@@ -13,8 +13,8 @@ from stllava.generation.asked import Asker, Pictures
 from stllava.generation.options import Options
 from stllava.generation.protocol import BudgetStopped, CallBook, Generator, Sampling
 from stllava.generation.wire import is_local
-from stllava.judging.budget import Plan, budget, called, caps
-from stllava.judging.estimate import CountingGenerator
+from stllava.judging.calls.budget import Plan, budget, called, caps
+from stllava.judging.calls.estimate import CountingGenerator
 from stllava.records import Draw, Request
 
 if TYPE_CHECKING:

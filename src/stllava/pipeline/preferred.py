@@ -7,9 +7,9 @@ from itertools import chain
 
 from stllava.errors import RunError
 from stllava.files import read_records, write_json
+from stllava.judging.experts.votes import mark_edited, with_votes
 from stllava.judging.prefer import prefer as make_preferences
 from stllava.judging.routing import for_review
-from stllava.judging.votes import mark_edited, with_votes
 from stllava.pipeline import review
 from stllava.pipeline.job import Job
 from stllava.records import Answers, Preference, Verdict
@@ -22,10 +22,10 @@ def prefer(job: Job) -> None:
     if job.has_pairs:
         _copy_pairs(job)
         return
-    _check_scored(job)
     stage = job.stage("prefer")
     inputs = [job.file("answer", "answers.jsonl"), job.file("judge", "verdicts.jsonl")]
     inputs += review.voted(job)
+    _check_scored(job)
     settings = {**job.recipe.prefer.model_dump(mode="json"), "seed": job.recipe.seed}
     if not stage.begin(inputs=inputs, settings=settings):
         return

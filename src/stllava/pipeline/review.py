@@ -13,9 +13,9 @@ from typing import NamedTuple, TypeVar
 
 from stllava.errors import RunError
 from stllava.files import disk_errors, read_records, utc_now, write_text
+from stllava.judging.experts.reading import read_rows, read_votes
+from stllava.judging.experts.sheet import Shown, image_name, sheet_text, shown_pairs
 from stllava.judging.pairing import Pair, pairs
-from stllava.judging.sheet import Shown, image_name, sheet_text, shown_pairs
-from stllava.judging.sheet_reading import read_rows, read_votes
 from stllava.pipeline.job import Job
 from stllava.records import Answers, Record, ReviewItem, Verdict
 from stllava.run import Run

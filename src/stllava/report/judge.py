@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from stllava.judging.audit_run import audit_run
+from stllava.judging.audit.run import audit_run
 from stllava.metrics.interval import wilson
 from stllava.records import JSONObject, VerdictState
 from stllava.report import habits, jury, known

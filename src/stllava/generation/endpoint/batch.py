@@ -1,7 +1,7 @@
 """The batch side of an endpoint: many calls in one file, answered within a day, at a lower price.
 
 https://platform.openai.com/docs/guides/batch; OpenAI and Azure offer it, servers of one's own do
-not. Nothing here is kept or paid: see `judging.batches` and `pipeline.batch`.
+not. Nothing here is kept or paid: see `judging.calls.batches` and `pipeline.judging.batch`.
 """
 
 from __future__ import annotations

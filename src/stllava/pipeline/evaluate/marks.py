@@ -11,7 +11,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from stllava.config import PaidSection
 from stllava.generation.protocol import CallBook
-from stllava.judging.budget import Plan
+from stllava.judging.calls.budget import Plan
 from stllava.metrics.interval import clustered_intervals
 from stllava.pipeline import paid
 from stllava.pipeline.evaluate.models import model_names

@@ -13,11 +13,11 @@ from stllava.config import RUN_MODELS, PaidSection, Recipe
 from stllava.errors import RecipeError
 from stllava.generation.protocol import Generator
 from stllava.generation.wire import is_local
-from stllava.judging.budget import budget
+from stllava.judging.calls.budget import budget
 from stllava.pipeline.evaluate.payment import JUDGE, endpoints, paid_generator, shown_in
 from stllava.pipeline.evaluate.views import View, opener
 from stllava.pipeline.job import Job
-from stllava.pipeline.judges import models_asked
+from stllava.pipeline.judging.judges import models_asked
 
 
 class Candidate(NamedTuple):

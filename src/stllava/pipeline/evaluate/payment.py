@@ -15,8 +15,8 @@ from pathlib import Path
 from stllava.config import PaidSection, Recipe
 from stllava.generation.protocol import Generator
 from stllava.images import encode_jpeg_base64, pixels_sha256
-from stllava.judging.budget import Plan, budget, called
-from stllava.judging.ledger import Ledger
+from stllava.judging.calls.budget import Plan, budget, called
+from stllava.judging.calls.ledger import Ledger
 from stllava.pipeline import paid
 from stllava.pipeline.evaluate.questions import Exam
 from stllava.pipeline.evaluate.views import View, opener, requests, views

@@ -11,7 +11,7 @@ from stllava.config import Recipe
 from stllava.files import read_json, write_json, write_text
 from stllava.pipeline.export.check import Exported
 from stllava.pipeline.job import Job
-from stllava.pipeline.judges import models_asked
+from stllava.pipeline.judging.judges import models_asked
 
 SOURCES = {
     "phantom": "synthetic pictures drawn by stllava (no patient data)",

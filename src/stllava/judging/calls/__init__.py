@@ -1,0 +1,1 @@
+"""Calls that are paid: the ledger and its purse, budgets, estimates, batches."""

@@ -1,0 +1,1 @@
+"""A person's votes: the sheet they are given on, and what they mean."""

@@ -1,0 +1,1 @@
+"""A judge on drawn shapes, before anything is spent: what it can do, what talks it round."""

@@ -1,0 +1,1 @@
+"""The judge stage: who is asked, what it costs, what is written."""

@@ -19,6 +19,9 @@ from typing import Any
 
 from servers import Reply, Response, completion, failure, message_text, send
 
+LOST = Response(status=0)  # carried out, but the answer does not arrive
+SERVED = Response(status=1)  # no fault this time
+
 
 @dataclass
 class BatchServer:
@@ -36,6 +39,7 @@ class BatchServer:
     answered: list[str] = field(default_factory=list)  # custom ids whose reply was charged
     single: list[dict[str, Any]] = field(default_factory=list)  # bodies
     extra_lines: tuple[bytes, ...] = ()  # in every result file
+    why_failed: str = "too many tokens"
 
     def upload(self, body: bytes) -> dict[str, Any]:
         content = body.split(b"\r\n\r\n")
@@ -74,7 +78,7 @@ class BatchServer:
     def _end(self, batch: dict[str, Any]) -> None:
         lines = [json.loads(x) for x in self.files[batch["input_file_id"]].splitlines()]
         if self.ends == "failed":
-            errors = {"data": [{"code": "token_limit_exceeded", "message": "too many tokens"}]}
+            errors = {"data": [{"code": "token_limit_exceeded", "message": self.why_failed}]}
             batch.update(status="failed", errors=errors)
             return
         results: dict[bool, list[bytes]] = {True: [], False: []}
@@ -127,7 +131,10 @@ def batch_server(reply: Callable[[str], Reply], **settings: Any) -> Iterator[Bat
             with lock:
                 if state.faults.get(route):
                     fault = state.faults[route].pop(0)
-                    if fault.status == 0:  # carried out, but the answer is lost
+                    if fault is SERVED:
+                        send(self, _said(state, route, path, body))
+                        return
+                    if fault is LOST:  # carried out, but the answer is lost
                         _said(state, route, path, body)
                         self.close_connection = True
                         return
@@ -171,6 +178,3 @@ def _said(state: BatchServer, route: str, path: str, body: bytes) -> Response:
         case _:
             return failure(404, message=f"no route {route}")
     return Response(body=json.dumps(found).encode())
-
-
-LOST = Response(status=0)

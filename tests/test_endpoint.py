@@ -1,5 +1,7 @@
 import base64
+import json
 import logging
+import time
 import traceback
 from email.utils import formatdate
 
@@ -269,10 +271,58 @@ TOO_LONG = [
 def test_a_request_that_is_too_long_costs_itself_and_is_not_tried_again(endpoint, refusal):
     requests = [request("long", id_=f"r{n}") for n in range(6)]
     with chat_server(lambda prompt: refusal if prompt == "long" else "left") as server:
-        *long, good = ask(endpoint(server), *requests, request("short", id_="r9"))
+        good, *long = ask(endpoint(server), request("short", id_="r9"), *requests)
     assert {(draw.finish, draw.reason) for draw in long} == {("error", "rejected")}
     assert good.text == "left"
     assert len(server.bodies) == 6 + 1
+
+
+def test_a_model_for_which_everything_is_too_long_stops(endpoint):
+    requests = [request("long", id_=f"r{n}") for n in range(9)]
+    with (
+        chat_server(lambda prompt: TOO_LONG[1]) as server,
+        pytest.raises(JudgeError, match="reduce the length"),
+    ):
+        ask(endpoint(server), *requests)
+    assert len(server.bodies) <= 4 + 1
+
+
+def test_a_limit_that_is_too_large_is_a_setting_and_no_long_request(endpoint):
+    refusal = failure(400, message="max_tokens is too large: 512. This model supports at most 256")
+    with chat_server(lambda _: refusal) as server, pytest.raises(JudgeError, match="too large"):
+        ask(endpoint(server))
+
+
+def test_a_call_that_is_out_of_time_ends_without_a_trace(endpoint, monkeypatch):
+    monkeypatch.setattr("stllava.generation.endpoint.caller.wait_s", lambda *_: 0.0)
+
+    def slow(prompt):
+        time.sleep(0.5)
+        return "left"
+
+    with chat_server(slow) as server:
+        (draw,) = ask(endpoint(server, call_limit_s=0.5, timeout_s=0.3, max_tries=9))
+    assert (draw.finish, draw.reason) == ("error", "transport")
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        '{"content": [{"top_logprobs": 5}]}',
+        '{"content": [{"top_logprobs": true}]}',
+        '{"content": [{"top_logprobs": [{"token": "A", "logprob": ' + "9" * 400 + "}]}]}",
+        '{"content": [{"top_logprobs": [{"token": "A", "logprob": -' + "9" * 400 + "}]}]}",
+        '{"content": {"top_logprobs": []}}',
+    ],
+)
+def test_probabilities_that_are_none_lose_no_reply(endpoint, told):
+    body = json.loads(completion("left").body)
+    body["choices"][0]["logprobs"] = "TOLD"
+    raw = json.dumps(body).replace('"TOLD"', told)
+    with chat_server(lambda _: Response(body=raw.encode())) as server:
+        (draw,) = ask(endpoint(server))
+    assert (draw.text, draw.alternatives) == ("left", None)
 
 
 def test_one_request_that_is_refused_among_others_costs_itself(endpoint):

@@ -1,5 +1,6 @@
 """Judging in batches: paid once, at the batch's price, whatever stops or fails in between."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -7,12 +8,13 @@ import subprocess
 import sys
 
 import pytest
-from batch_server import LOST, batch_server
+from batch_server import LOST, SERVED, batch_server
 from judged_runs import SENTINEL, answered, calls_of, recipe, verdicts_of
-from servers import NOT_JSON, chat_server, completion, failure
+from servers import NOT_JSON, TRUNCATED, chat_server, completion, failure
 
 from stllava.errors import JudgeError, RunError
 from stllava.pipeline import Job
+from stllava.pipeline.judging.bench import bench
 from stllava.pipeline.judging.stage import estimate, judge
 from stllava.run import Run
 
@@ -292,7 +294,7 @@ def test_a_command_without_batches_says_that_one_is_under_way(path):
         ("POST /batches", [failure(500), LOST]),
         ("GET /batches/ID", [failure(502), NOT_JSON, LOST]),
         ("GET /batches", [failure(502), LOST]),
-        ("GET /files/ID/content", [failure(500), LOST]),
+        ("GET /files/ID/content", [failure(500), LOST, TRUNCATED]),
     ],
 )
 def test_passing_faults_of_every_route_cost_nothing(path, route, faults):
@@ -366,6 +368,53 @@ def test_a_ledger_of_the_version_before_is_taken_over(path):
         judge_in(path, server.url)
     assert len(server.single) + len(server.answered) == NUM_CALLS
     assert ledger(path, "PRAGMA user_version") == [(2,)]
+
+
+def test_a_batch_that_was_made_though_nobody_said_so_is_found_again(path):
+    with batch_server(lambda prompt: "8 6") as server:
+        server.faults = {"POST /batches": [LOST], "GET /batches": [SERVED, failure(503)]}
+        with pytest.raises(JudgeError, match="nothing is lost, repeat the command"):
+            judge_in(path, server.url, "judge.max_tries=2")
+        assert len(server.batches) == 1
+        server.faults["GET /batches"] = [failure(500)]
+        judge_in(path, server.url)
+    assert len(server.batches) == 1
+    assert len(server.answered) == NUM_CALLS - 1
+    assert leftovers(path) == []
+
+
+def test_no_file_is_larger_than_it_may_be(path):
+    with batch_server(lambda prompt: "8 6") as server:
+        judge_in(path, server.url, "judge.batch.max_mb=0.02")
+    handed_in = [server.files[batch["input_file_id"]] for batch in server.batches.values()]
+    assert len(handed_in) > 3
+    assert max(map(len, handed_in)) <= 20_000
+    assert len(server.answered) == len(set(server.answered)) == NUM_CALLS - 1
+
+
+def test_a_failed_batch_shows_no_key(path):
+    with batch_server(lambda prompt: "8 6", ends="failed") as server:
+        server.why_failed = f"key {SENTINEL} has no batches"
+        with pytest.raises(JudgeError, match=r"failed \(key \*\*\* has no batches\)"):
+            judge_in(path, server.url)
+
+
+def test_a_bench_is_not_handed_in(path):
+    pair = {"question": "Side?", "image": "a.png", "answer_1": "Left", "answer_2": "Right"}
+    lines = [{**pair, "preferred": "1", "question": f"Side {n}?"} for n in range(30)]
+    file = path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = [f"judge.bench_file={file}", f"judge.bench_images={path / 'pictures'}"]
+    with batch_server(lambda prompt: "8 6") as server:
+        jury = [
+            f"judge.jury.{name}={{model: {name}, base_url: '{server.url}', batch: {SHORT}}}"
+            for name in ("a", "b")
+        ]
+        for judges in ([BATCH], jury):
+            with Run(path) as run:
+                bench(Job(run, recipe(server.url, *told, *judges)))
+    assert server.batches == {}
+    assert len(server.single) == 60 + 120
 
 
 KILLED = """

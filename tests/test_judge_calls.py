@@ -151,6 +151,18 @@ def test_a_pair_that_the_server_does_not_take_is_skipped(path):
     assert "does not take this request" in verdicts_of(path)[2].reason
 
 
+def test_a_pair_that_was_not_taken_stops_no_stage_that_is_done_over(path):
+    def reply(prompt):
+        return failure(400, message="cannot identify image") if "q1?" in prompt else "8 6"
+
+    with chat_server(reply) as server:
+        judge_in(path, server.url, "judge.concurrency=1")
+        Run(path).supersede(["judge"])
+        judge_in(path, server.url, "judge.concurrency=1")
+    assert len(server.bodies) == 6 + 2
+    assert [v.state for v in verdicts_of(path)] == ["ok", "ok", "skipped", "skipped", "ok", "ok"]
+
+
 # --- agreeing to pay
 
 

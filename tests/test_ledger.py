@@ -75,6 +75,28 @@ def rows(path, columns="*"):
         return db.execute(f"SELECT {columns} FROM calls ORDER BY key, ask").fetchall()
 
 
+def test_giving_up_takes_nothing_of_what_somebody_else_has_set_aside(path):
+    budget = Budget(PRICES, max_usd=1.0)
+    with Ledger(path, budget) as one, Ledger(path, budget) as other:
+        assert one.reserve("k", SMALL) is None
+        one.release("k")
+        assert other.reserve("k", SMALL) is None
+        one.settle("k", CALL._replace(status="failed", usage=None))
+        assert other.totals().reserved_calls == 1
+        other.settle("k", CALL)
+        assert other.totals().reserved_calls == 0
+
+
+def test_a_ledger_knows_whether_a_model_has_ever_replied(path):
+    said = CALL._replace(request='{"host":"h","model":"m"}')
+    with Ledger(path) as ledger:
+        ledger.settle("lost", said._replace(status="failed", usage=None))
+        assert not ledger.has_replied("h", "m")
+        ledger.settle("k", said)
+        assert ledger.has_replied("h", "m")
+        assert not ledger.has_replied("h", "other")
+
+
 # --- the file
 
 

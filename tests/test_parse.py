@@ -388,6 +388,27 @@ def test_where_the_letters_were_unlikely_the_text_is_read(told):
     assert (read.choice, read.preference, read.rung) == (2, None, "letter")
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "A better answer is B",
+        "A definitive choice is not possible.",
+        "A CT scan shows",
+        "A\n[[B]]",
+        "A\nB",
+    ],
+)
+def test_a_sentence_that_begins_with_a_letter_is_none_however_likely_it_was(reply):
+    read = read_reply(reply, "choice", alternatives=[logs(A=0.8, B=0.1)])
+    assert not read.found
+
+
+@pytest.mark.parametrize("reply", ["A", "**A**", "A.", "A\n\nBecause it is right", "A. The first"])
+def test_a_letter_with_what_follows_it_is_weighed(reply):
+    read = read_reply(reply, "choice", alternatives=[logs(A=0.8, B=0.1, C=0.1)])
+    assert read.preference == pytest.approx(0.85)
+
+
 @given(
     st.text() | st.text(alphabet='0123456789 .,[](){}"ABC\n:verdictansw_'),
     st.sampled_from(["scores", "json", "choice"]),

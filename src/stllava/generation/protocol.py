@@ -98,5 +98,8 @@ class CallBook(Protocol):
     def settle(self, key: str, call: StoredCall) -> StoredCall:
         """Keep a call and give back what was set aside beyond its cost; with cost and time."""
 
+    def has_replied(self, host: str, model: str) -> bool:
+        """Whether a reply of this model at this host is kept: it takes what it is sent."""
+
     def release(self, key: str, *, maybe_paid: bool = False) -> None:
         """Give back what was set aside, or write it off where the provider may have charged it."""

@@ -148,12 +148,13 @@ def _alternatives(logprobs: Any) -> tuple[dict[str, float], ...] | None:
     told = []
     for token in tokens[:MAX_TOLD_TOKENS]:
         given = token.get("top_logprobs") if isinstance(token, dict) else None
-        pairs = [(x.get("token"), x.get("logprob")) for x in given or () if isinstance(x, dict)]
+        listed = given if isinstance(given, list) else []
+        pairs = [(x.get("token"), x.get("logprob")) for x in listed if isinstance(x, dict)]
         told.append(
             _summed(
                 (text, float(log))
                 for text, log in pairs
-                if isinstance(text, str) and isinstance(log, int | float) and math.isfinite(log)
+                if isinstance(text, str) and isinstance(log, int | float) and -1e6 < log <= 1e-3
             )
         )
     return tuple(told) if any(told) else None

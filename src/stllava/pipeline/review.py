@@ -15,6 +15,7 @@ from stllava.errors import RunError
 from stllava.files import disk_errors, read_records, utc_now, write_text
 from stllava.judging.experts.reading import read_rows, read_votes
 from stllava.judging.experts.sheet import Shown, image_name, sheet_text, shown_pairs
+from stllava.judging.experts.votes import current_votes
 from stllava.judging.pairing import Pair, pairs
 from stllava.pipeline.job import Job
 from stllava.records import Answers, Record, ReviewItem, Verdict
@@ -61,7 +62,9 @@ def export_sheet(
     _refuse_filled(out)
     rows = list(shown_pairs(_queue(job, every), job.recipe.seed))
     if unvoted:
-        done = {(vote.answers_id, vote.pair) for vote in _read(folder / VOTES, Verdict)}
+        answers = read_records(job.file("answer", "answers.jsonl"), Answers)
+        current, _ = current_votes(answers, _read(folder / VOTES, Verdict))
+        done = {(vote.answers_id, vote.pair) for vote in current}
         rows = [row for row in rows if (row.answers_id, row.pair) not in done]
     if not rows:
         raise RunError(f"{job.run.path}: no pair to review; see prefer.review, or give --all")

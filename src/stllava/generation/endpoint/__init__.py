@@ -51,6 +51,9 @@ class Unrecorded:
     def settle(self, key: str, call: StoredCall) -> StoredCall:
         return call
 
+    def has_replied(self, host: str, model: str) -> bool:
+        return False
+
     def release(self, key: str, *, maybe_paid: bool = False) -> None:
         return None
 

@@ -14,7 +14,7 @@ from stllava.generation.key import without
 # As OpenAI, vLLM, llama.cpp, Ollama, Anthropic and Gemini word it.
 _TOO_LONG = re.compile(
     r"context_length|context_size|context_window|maximum_context|max_model_len|prompt_is_too_long"
-    r"|input_token_count|too_many_tokens|exceeds_the_maximum_number_of_tokens|too_large"
+    r"|input_token_count|too_many_tokens|exceeds_the_maximum_number_of_tokens"
 )
 
 
@@ -66,7 +66,8 @@ class Access(NamedTuple):
         if error.status_code == 404:
             return JudgeError(f"{start}; check {self.section}.base_url, or {other}")
         said = error.body.get("message") if isinstance(error.body, dict) else error.body
-        text = without(self.key, " ".join(str(said or "no reason given").split()))
+        plain = str(said or "no reason given").encode("utf-8", "replace").decode()
+        text = without(self.key, " ".join(plain.split()))
         return JudgeError(f"{start}: {text[:200]}; change the request or {other}")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import httpx2
 import openai
 from pydantic import BaseModel, ValidationError
 
@@ -21,6 +22,7 @@ from stllava.generation.endpoint.access import Access, is_out_of_credit
 from stllava.generation.endpoint.batch_file import ROUTE
 from stllava.generation.endpoint.pace import wait_s
 from stllava.generation.endpoint.transport import TRANSIENT
+from stllava.generation.key import reply_without
 from stllava.generation.wire import is_local, retry_after_s
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,10 @@ class BatchState(BaseModel):
         return " ".join(str(errors[0].get("message") or "no reason given").split())[:200]
 
 
+class Unreachable(JudgeError):
+    """All tries failed; what was asked for may have been done."""
+
+
 class BatchApi:
     """Files and batches of one endpoint. Use as a context manager.
 
@@ -114,10 +120,13 @@ class BatchApi:
         return self._tried(send)
 
     def create(self, file_id: str) -> BatchState:
-        """Have the file's calls answered; the batch of this file if there is one already."""
+        """Have the file's calls answered; the batch of this file if there is one already.
+
+        Raises Unreachable where there may be one all the same, else JudgeError.
+        """
 
         def send() -> BatchState:
-            return self.find(file_id) or self._read(
+            return self._find(file_id) or self._read(
                 self._client.batches.with_raw_response.create(
                     input_file_id=file_id,
                     endpoint=ROUTE,
@@ -130,6 +139,9 @@ class BatchApi:
 
     def find(self, file_id: str) -> BatchState | None:
         """The batch that was made of a file, if it is among the latest."""
+        return self._tried(lambda: self._find(file_id))
+
+    def _find(self, file_id: str) -> BatchState | None:
         listed = self._client.batches.list(limit=100, timeout=self._timeout_s)
         for number, batch in enumerate(listed):
             if batch.input_file_id == file_id:
@@ -151,18 +163,15 @@ class BatchApi:
             content = self._client.files.with_streaming_response.content
             with content(file_id, timeout=self._timeout_s) as response, to.open("wb") as out:
                 for chunk in response.iter_bytes():
-                    num_bytes += len(chunk)
+                    num_bytes += out.write(chunk)
                     if num_bytes > max_bytes:
-                        raise JudgeError(
-                            f"{self.access.host}: results of a batch are over {max_bytes} bytes; "
-                            "ask one by one with --set judge.batch=null"
-                        )
-                    out.write(chunk)
+                        break
 
         self._tried(read)
 
     def _read(self, response: Any) -> BatchState:
-        return BatchState.model_validate_json(response.http_response.content)
+        body = response.http_response.content.decode("utf-8", "replace")
+        return BatchState.model_validate_json(reply_without(self.access.key, body))
 
     def _tried(self, send: Callable[[], T]) -> T:
         chance = random.Random()
@@ -171,27 +180,31 @@ class BatchApi:
             try:
                 return send()
             except openai.APIStatusError as error:
-                self._stop_at(error)
+                if (final := self._final(error)) is not None:
+                    # An earlier try may have arrived.
+                    raise (final if attempt == 1 else Unreachable(str(final))) from None
                 reason = str(error.status_code)
                 asked_to_wait = retry_after_s(error.response.headers, time.time())
-            except openai.APIConnectionError:
+            except (openai.APIConnectionError, httpx2.HTTPError):
                 reason = "connection failed"
             except (ValidationError, openai.APIResponseValidationError):
                 reason = "not a batch"
             log.warning("%s: %s; try %d of %d", self.access.host, reason, attempt, self._max_tries)
             if attempt < self._max_tries:
                 self._sleep(wait_s(attempt, asked_to_wait, chance))
-        raise JudgeError(
+        raise Unreachable(
             f"judge {self.access.model}: {reason} at {self.access.host} after {self._max_tries} "
             "tries; nothing is lost, repeat the command"
         )
 
-    def _stop_at(self, error: openai.APIStatusError) -> None:
+    def _final(self, error: openai.APIStatusError) -> JudgeError | None:
+        """What no other try would get past."""
         status = error.status_code
         if status in (404, 405, 501):
-            raise JudgeError(
+            return JudgeError(
                 f"judge {self.access.model}: no batches at {self.access.host} ({status}); ask one "
                 "by one with --set judge.batch=null"
-            ) from None
+            )
         if is_out_of_credit(error) or not (status in TRANSIENT or status >= 500):
-            raise self.access.final(error) from None
+            return self.access.final(error)
+        return None

@@ -64,13 +64,15 @@ class Caller:
         """
         chance, limits = random.Random(asked.seed), self._limits
         started, failure = time.monotonic(), Failure("not sent")
+        left_s = limits.call_limit_s
         for attempt in range(1, limits.max_tries + 1):
-            left_s = limits.call_limit_s - (time.monotonic() - started)
             outcome = self._try(transport, asked, body, min(limits.timeout_s, left_s), stop)
+            if outcome is None:
+                return None
             if not isinstance(outcome, Failure):
                 self._num_away = self._num_rejected = 0
                 self._has_replied = True
-                return outcome  # of a reader that has gone: None
+                return outcome
             failure = outcome
             if failure.rejected is not None:
                 return self._rejected(asked, failure)
@@ -79,7 +81,8 @@ class Caller:
                 "%s; try %d of %d for %s", said, attempt, limits.max_tries, asked.request.id
             )
             wait = wait_s(attempt, failure.retry_after_s, chance)
-            if attempt == limits.max_tries or wait >= left_s:
+            left_s = limits.call_limit_s - (time.monotonic() - started) - wait
+            if attempt == limits.max_tries or left_s <= 0:
                 break
             (self._sleep or stop.wait)(wait)  # a stop ends the waits of calls in flight
             if stop.is_set():
@@ -93,10 +96,12 @@ class Caller:
     def _rejected(self, asked: Asked, failure: Failure) -> StoredCall:
         """One request that is not taken costs one item; where none is, the settings are wrong."""
         assert failure.rejected is not None
+        access = self._access
+        taken = self._has_replied or self._book.has_replied(access.host, access.model)
         with self._lock:
-            self._num_rejected += not failure.is_too_long
-            systematic = not self._has_replied or self._num_rejected >= IN_A_ROW
-        if systematic and not failure.is_too_long:
+            self._num_rejected += 1
+            several = self._num_rejected >= IN_A_ROW
+        if (several and not (taken and failure.is_too_long)) or not (taken or failure.is_too_long):
             raise failure.rejected
         log.warning("%s: %s", asked.request.id, failure.rejected)
         reply = f"{REJECTED}: {failure.rejected}"
@@ -135,6 +140,9 @@ class Caller:
             return stored
         try:
             with self._pace.slot() as slot:
+                if stop.is_set():
+                    self._book.release(asked.key)
+                    return None
                 outcome = transport.call(asked.request, body, timeout_s, self._now())
                 slot.outcome = None if isinstance(outcome, Failure) else True
                 if isinstance(outcome, Failure) and outcome.is_busy:

@@ -1,7 +1,7 @@
 """Is the judge any good? Pairs of a known true and a plausible wrong answer.
 
 Every wrong answer is the true one of another patient's pair, and the true answer is the first draw
-in half of the pairs, so that a judge that does not look comes out at 50 %; `bench_text` measures
+in half of the pairs, so that a judge that does not look comes out at 50 %; `bench.text` measures
 what is left to be guessed.
 """
 

@@ -1,7 +1,7 @@
 """What can be said wrongly about an image: a known answer with one thing about it changed.
 
 An answer is read as one or more facets: a side, a modality, a number, a size, yes or no, or all of
-it. Two patients whose answers differ in a facet lend it to each other (`bench_couples`), so that
+it. Two patients whose answers differ in a facet lend it to each other (`bench.couples`), so that
 what is wrong here is right there. Rules work on wording; that the result is wrong follows from
 the true answer being right and saying the one thing only.
 """

@@ -34,6 +34,9 @@ class Afresh:
     def settle(self, key: str, call: StoredCall) -> StoredCall:
         return self._book.settle(self._here.key, call)
 
+    def has_replied(self, host: str, model: str) -> bool:
+        return self._book.has_replied(host, model)
+
     def release(self, key: str, *, maybe_paid: bool = False) -> None:
         self._book.release(self._here.key, maybe_paid=maybe_paid)
 

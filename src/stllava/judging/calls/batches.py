@@ -93,7 +93,7 @@ class Batches:
                 break
             if stored is None:
                 row = (call.key, batch.name, call.request.id, call.record)
-                self._db.execute("INSERT INTO batch_calls VALUES (?, ?, ?, ?)", row)
+                self._db.execute("INSERT OR REPLACE INTO batch_calls VALUES (?, ?, ?, ?)", row)
                 taken.append(call)
         change = "UPDATE batches SET calls = calls + ? WHERE name = ?"
         self._db.execute(change, (len(taken), batch.name))

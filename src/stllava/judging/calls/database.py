@@ -140,9 +140,10 @@ class Database:
             for work in batch:
                 work.error = _cannot(self.path, error)
         except BaseException as error:
-            self.connection.execute("ROLLBACK")
-            for work in batch:  # nobody may take what was rolled back for done
+            for work in batch:  # nobody may take what is rolled back for done
                 work.error = _cannot(self.path, error)
+            with suppress(sqlite3.Error):
+                self.connection.execute("ROLLBACK")
             raise
         finally:
             for work in batch:

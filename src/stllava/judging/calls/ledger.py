@@ -52,6 +52,9 @@ class Ledger:
     def settle(self, key: str, call: StoredCall) -> StoredCall:
         return self.database.commit(lambda: self._purse.settle(key, call))
 
+    def has_replied(self, host: str, model: str) -> bool:
+        return self.database.read(lambda: self._purse.has_replied(host, model))
+
     def release(self, key: str, *, maybe_paid: bool = False) -> None:
         self.database.commit(lambda: self._purse.release(key, maybe_paid=maybe_paid))
 

@@ -90,10 +90,18 @@ class Purse:
             # What is held may turn out cheaper; what a batch holds takes too long.
             raise InFlight("calls that hold what is left of the budget")
         if over:
-            raise BudgetStopped(f"{self._path}: {over}")
+            batches = f"; {held.in_batches} calls are in batches" if held.in_batches else ""
+            raise BudgetStopped(f"{self._path}: {over}{batches}")
         row = (key, self._owner, price, guess, estimate.image_tokens, self._clock() + HOLD_S)
         self._db.execute("INSERT INTO reservations VALUES (?, ?, ?, ?, ?, ?)", row)
         return None
+
+    def has_replied(self, host: str, model: str) -> bool:
+        query = (
+            "SELECT 1 FROM calls WHERE status != 'failed' "
+            "AND json_extract(request, '$.host') = ? AND json_extract(request, '$.model') = ?"
+        )
+        return self._db.execute(f"{query} LIMIT 1", (host, model)).fetchone() is not None
 
     def holder(self, key: str) -> str | None:
         """Who has set money aside for the call."""
@@ -103,10 +111,14 @@ class Purse:
 
     def settle(self, key: str, call: StoredCall) -> StoredCall:
         """Keep a call; what was set aside beyond its cost is free again."""
-        taken = "DELETE FROM reservations WHERE key = ? RETURNING nano_usd, estimate, image_tokens"
-        price, guess, image_tokens = self._db.execute(taken, (key,)).fetchone() or (0, 0, 0)
         nano: int | None = 0
-        if call.status != "failed":
+        if call.status != "failed":  # of that, the reservation was given back
+            taken = (
+                "DELETE FROM reservations WHERE key = ? AND owner = ? "
+                "RETURNING nano_usd, estimate, image_tokens"
+            )
+            row = self._db.execute(taken, (key, self._owner)).fetchone()
+            price, guess, image_tokens = row or (0, 0, 0)
             nano = self._budget.cost_nano(call.usage, image_tokens)
             if nano is None and self._budget.prices is not None:
                 nano = price  # a server that does not count

@@ -1,6 +1,6 @@
 """A jury: the verdicts of several judges become one verdict per pair.
 
-Judges that err together are worth fewer than their number; `jury_panel` says how many.
+Judges that err together are worth fewer than their number; `jury.panel` says how many.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def jury_verdicts(
 ) -> list[Verdict]:
     """One verdict a pair and view, in the order in which pairs are first met.
 
-    majority: of the votes of consistent judges (see `audit_pairs`) more than half name the same
+    majority: of the votes of consistent judges (see `audit.pairs`) more than half name the same
     winner, or a tie; else the jury is inconsistent. mean_z: every judge's scores become standard
     scores over all that it gave, and the higher mean wins; judges without scores count as 1 for
     the winner, 0 for the loser and 0.5 in a tie. Either way at least half of the judges of that

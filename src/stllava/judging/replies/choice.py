@@ -60,6 +60,18 @@ def likeliest(alternatives: Alternatives) -> Likely | None:
     return None
 
 
+def opens_with_letter(text: str) -> bool:
+    """Whether a reply is a letter, and no sentence that begins with "A", nor two of them.
+
+    Nothing is a letter too: a server may leave out of the text what is all of it.
+    """
+    if not text.strip():
+        return True
+    named, marked = letters(text), markers(text)
+    sides = {*named.sides, *named.aside, *marked.sides, *marked.aside}
+    return len(sides) == 1 and bool(named.sides or _OPENING.match(text))
+
+
 def letters(text: str) -> Named:
     """The whole reply, or its first line, is one letter; with its meaning, if that is said too."""
     lines = rows(text)

@@ -62,11 +62,11 @@ def read_reply(
     and is not read. `alternatives`: per token of the reply, what else could have been said, with
     natural logs. Scores that contradict the verdict beside them count, and `reason` says so.
     """
-    if output == "choice" and alternatives:
+    likely = None
+    if output == "choice" and alternatives and reply_choice.opens_with_letter(reply):
         likely = reply_choice.likeliest(alternatives)
-        if likely is not None:
-            side, preference = likely
-            return Parsed(None, choice=side, preference=preference, rung="logprobs")
+    if likely is not None:
+        return Parsed(None, choice=likely.side, preference=likely.preference, rung="logprobs")
     said = spoken(reply)
     if said is None:
         return Parsed(None, "its thoughts are not told apart from its verdict")

@@ -110,10 +110,10 @@ def bench(job: Job) -> JSONObject:
         "time": utc_now(),
         **bench_score(pairs, verdicts, known=known),
     }
-    stopped = {found["states"].get(state, 0) for state in calls.PASSING} - {0}
-    if stopped:
+    missing = sum(found["states"].get(state, 0) for state in calls.PASSING)
+    if missing > job.recipe.judge.max_failed * len(pairs) or "budget_stopped" in found["states"]:
         raise JudgeError(
-            f"{stage.path}: {max(stopped)} of {len(pairs)} pairs got no reply; repeat the command"
+            f"{stage.path}: {missing} of {len(pairs)} pairs got no reply; repeat the command"
         )
     write_json(stage.path / RESULT, found)
     stage.finish(pairs=len(pairs), judged=found["judged"], accuracy=found["accuracy"]["percent"])
@@ -126,8 +126,10 @@ def _pairs(job: Job) -> tuple[list[BenchPair], list[Known], Job]:
     Blank views are no part of a bench, nor are batches: its result is waited for.
     """
     section = job.recipe.judge
+    jury = {name: one.model_copy(update={"batch": None}) for name, one in section.jury.items()}
+    alone = {"batch": None, "jury": jury}
     recipe = job.recipe.model_copy(
-        update={"judge": section.model_copy(update={"blank_share": 0.0, "batch": None})}
+        update={"judge": section.model_copy(update={**alone, "blank_share": 0.0})}
     )
     job = replace(job, recipe=recipe)
     if section.bench_file is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from stllava.generation.options import Options
 
 FILES = "batch-"  # begins the name of a file to be handed in
-GROUP = 200  # calls set aside in one transaction
+GROUP = 50  # calls set aside in one transaction, with their images in memory
 Ask = Callable[[Generator], Iterable[Verdict]]  # a judge that asks the generator it is given
 
 
@@ -33,6 +32,13 @@ class _Missing(NamedTuple):
 
     asked: Asked
     sampling: Sampling
+
+
+class _Line(NamedTuple):
+    """A call as it is handed in."""
+
+    asked: Asked
+    text: bytes
 
 
 class _Collector:
@@ -70,11 +76,21 @@ class Desk:
 
     def take_in(self, endpoint: EndpointGenerator, ask: Ask) -> None:
         """Everything that `ask` asks `endpoint` for and the ledger does not have."""
-        waiting = _missing(ask, _Collector(endpoint, self._book))
-        while not self._is_full and (group := list(islice(waiting, self._room()))):
+        group: list[_Line] = []
+        for missing in _missing(ask, _Collector(endpoint, self._book)):
             if self._options is None:
-                self._learn(endpoint, group[0])
-            self._write(endpoint, group)
+                self._learn(endpoint, missing)
+                continue  # it may be in the ledger now; if not, it is asked one by one
+            line = self._line(endpoint, missing)
+            if len(group) >= self._room() or not self._holds(group, line):
+                self._write(group)
+                group = []
+                if self._room() == 0 or not self._holds(group, line):
+                    self._hand_in()
+            group.append(line)
+            if self._is_full:
+                return
+        self._write(group)
 
     def handed_in(self) -> list[Batch]:
         """What was taken in since the last time; nothing where too little to be worth the wait."""
@@ -82,13 +98,18 @@ class Desk:
             if self._num_calls < self._section.min_calls and not self._handed_in:
                 self._drop(self._batch)
             else:
-                self._hand_in(self._batch)
+                self._hand_in()
         done, self._handed_in, self._is_full = self._handed_in, [], False
         return done
 
     def _room(self) -> int:
         """How many calls are looked at next."""
         return min(GROUP, self._section.max_calls - self._num_calls)
+
+    def _holds(self, group: Sequence[_Line], line: _Line) -> bool:
+        """Whether the file may grow by so much."""
+        num_bytes = self._num_bytes + sum(len(one.text) for one in group) + len(line.text)
+        return num_bytes <= 1e6 * self._section.max_mb
 
     def _learn(self, endpoint: EndpointGenerator, first: _Missing) -> None:
         """One call at once, at the full price: which options are refused shows before it is late.
@@ -100,36 +121,47 @@ class Desk:
             pass
         self._options = endpoint.options
 
-    def _write(self, endpoint: EndpointGenerator, group: Sequence[_Missing]) -> None:
-        """Set aside what fits and write its lines; hand the file in when it is large."""
+    def _line(self, endpoint: EndpointGenerator, missing: _Missing) -> _Line:
         from stllava.generation.endpoint.batch_file import line_of
 
         assert self._options is not None
+        asked = missing.asked
+        body = endpoint.asker.body(asked, missing.sampling)
+        return _Line(asked, line_of(asked.key, self._options.fitted(body, asked.request)))
+
+    def _write(self, group: Sequence[_Line]) -> None:
+        """Set aside what fits the budget, and add its lines to the file."""
+        if not group:
+            return
         batch = self._batch = self._batch or self._batches.begin()
-        sampling = {asked.key: sampling for asked, sampling in group}
-        taken, fits = self._batches.take(batch, {a.key: a for a, _ in group}.values())
+        texts = {line.asked.key: line.text for line in group}
+        taken, fits = self._batches.take(batch, {x.asked.key: x.asked for x in group}.values())
         self._is_full = not fits
         file = self._file(batch)
         with disk_errors(file), file.open("ab") as out:
             for asked in taken:
-                body = endpoint.asker.body(asked, sampling[asked.key])
-                line = line_of(asked.key, self._options.fitted(body, asked.request))
-                self._num_bytes += out.write(line)
+                self._num_bytes += out.write(texts[asked.key])
         self._num_calls += len(taken)
-        if self._num_bytes >= 1e6 * self._section.max_mb or self._room() == 0:
-            self._hand_in(batch)
 
-    def _hand_in(self, batch: Batch) -> None:
+    def _hand_in(self) -> None:
         """Upload and create; each of the provider's ids is on disk before the next step."""
+        batch = self._batch
+        if batch is None:
+            return
         if self._num_calls == 0:
             self._drop(batch)
             return
+        from stllava.generation.endpoint.batch import Unreachable
+
+        file_id = None
         try:
             file_id = self._api.upload(self._file(batch))
             batch = self._batches.handed_in(batch, file_id=file_id)
             state = self._api.create(file_id)
-        except JudgeError:  # the provider said no; it has nothing of ours
-            self._drop(batch)
+        except JudgeError as error:
+            # Where it may have been created, the next start looks for it by its file.
+            if file_id is None or not isinstance(error, Unreachable):
+                self._drop(batch)
             raise
         batch = self._batches.handed_in(batch, file_id=file_id, batch_id=state.id)
         self._file(batch).unlink()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 
 from stllava.errors import JudgeError
@@ -60,7 +60,9 @@ def judge(job: Job) -> None:
         if book is not None:
             fill_from_batches(job, book, lambda: _items(job), done)
         job.reporter.stage("judge", total)
-        _write_verdicts(job, stage, _verdicts(job, book, done), len(done), total)
+        # Closed before the ledger is: what calls in flight cost is kept.
+        verdicts = stack.enter_context(closing(_verdicts(job, book, done)))
+        _write_verdicts(job, stage, verdicts, len(done), total)
     states, cost_usd = written.states(stage)
     every = states["image"] + states["blank"]
     if stopped := every.get("budget_stopped"):
@@ -125,7 +127,9 @@ def _estimated(job: Job, said: str) -> Sequence[str]:
         return calls.as_billed(job, planned).lines()
 
 
-def _verdicts(job: Job, book: Ledger | None, done: Container[str]) -> Iterator[Verdict]:
+def _verdicts(
+    job: Job, book: Ledger | None, done: Container[str]
+) -> Generator[Verdict, None, None]:
     """Every pair, then a share of them again without the image."""
     if job.recipe.judge.jury:
         with (

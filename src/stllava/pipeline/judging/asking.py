@@ -52,18 +52,18 @@ def settings_of(job: Job) -> JSONObject:
 @contextmanager
 def opened_judge(
     job: Job, items: Items, *, stage: Stage, done: Container[str] = ()
-) -> Iterator[Judge]:
-    """The judge, ready to be asked about `items`: agreed to, its ledger open.
+) -> Iterator[Views]:
+    """The judge, ready to be asked about `items`: agreed to, its ledger open, batches collected.
 
-    What has to run or be loaded for it is so from its first request on; a jury's members come one
-    after the other. Raises JudgeError for an expert, who is not asked here, and for what `calls`
-    refuses.
+    What has to run or be loaded for it is so from its first request on. A jury's members come one
+    after the other, their votes go to `stage`, and it sees to the blank views itself. Raises
+    JudgeError for an expert, who is not asked here, and for what `calls` refuses.
     """
     kind = job.recipe.judge.kind
     if job.recipe.judge.jury:
         said = {vote.id for vote in votes(stage.path) if vote.state not in NO_VERDICT}
         before = (_check, partial(_agree, items=items, done=said))
-        yield jury(job, stage, before=before, turn=partial(_turn, items=items, done=said))
+        yield Views(jury(job, stage, before=before, turn=partial(_turn, items=items, done=said)))
     elif kind == "expert":
         raise JudgeError("judge.kind: expert: nobody to ask; see `stllava review`")
     else:
@@ -71,7 +71,7 @@ def opened_judge(
             calls.check_leaving(job)
         _agree(job, items, done)
         with _turn(job, items, done) as views:
-            yield views.image
+            yield views
 
 
 def _check(job: Job) -> None:
@@ -108,10 +108,11 @@ def _turn(job: Job, items: Items, done: Container[str]) -> Iterator[Views]:
             stack.callback(judges.free_gpu)
         book = stack.enter_context(calls.open_ledger(job)) if is_paid(job) else None
 
+        if book is not None:
+            _fill_from_batches(job, book, items, done)
+
         def start() -> Generator:
             stack.enter_context(judges.managed_server(job))
-            if book is not None:
-                fill_from_batches(job, book, items, done)
             return generator_of(job, book)
 
         def start_blank() -> Generator:
@@ -141,7 +142,7 @@ def planned_calls(job: Job, book: Ledger | None, items: Items, done: Container[s
     return counting.plan.plus(blank.plan)
 
 
-def fill_from_batches(job: Job, book: Ledger, items: Items, done: Container[str]) -> None:
+def _fill_from_batches(job: Job, book: Ledger, items: Items, done: Container[str]) -> None:
     """In batch mode, have in the ledger what batches bring; the rest is agreed to once more."""
     if job.recipe.judge.batch is None:
         return

@@ -171,9 +171,9 @@ def _verdicts(job: Job, stage: Stage, pairs: list[BenchPair]) -> list[Verdict]:
     stage.create("verdicts.jsonl")
     done = calls.drop_passing(stage.path / "verdicts.jsonl")
     job.reporter.stage("judge bench", len(pairs))
-    with opened_judge(job, items, stage=stage, done=done) as judge:
+    with opened_judge(job, items, stage=stage, done=done) as views:
         try:
-            for verdict in judge.judge(items(), done=done):
+            for verdict in views.image.judge(items(), done=done):
                 stage.append("verdicts.jsonl", verdict)
         finally:
             stage.flush()

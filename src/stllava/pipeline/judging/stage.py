@@ -5,26 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Container, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 
 from stllava.errors import JudgeError
 from stllava.files import read_records
 from stllava.judging.calls.budget import Plan, caps
 from stllava.judging.calls.ledger import Ledger
+from stllava.judging.jury.turns import Views
 from stllava.judging.pairing import Pair, pairs
 from stllava.pipeline.job import Job
 from stllava.pipeline.judging import calls, judges
 from stllava.pipeline.judging import verdicts as written
 from stllava.pipeline.judging.account import account
 from stllava.pipeline.judging.asking import (
-    fill_from_batches,
-    generator_of,
     is_paid,
-    model_judge,
     opened_judge,
     planned_calls,
     settings_of,
-    without_images,
 )
 from stllava.pipeline.judging.bench import require_competence
 from stllava.pipeline.judging.judges import members
@@ -50,18 +47,11 @@ def judge(job: Job) -> None:
     num_blank = sum(1 for _ in written.blank_sample(job, _items(job)))
     total = (num_pairs + num_blank) * _replies_per_pair(job)
     with ExitStack() as stack:
-        if is_paid(job):
-            calls.check_leaving(job)
-        book = stack.enter_context(calls.open_ledger(job)) if is_paid(job) else None
-        if book is not None:
-            calls.ask_before_paying(job, lambda: calls.as_billed(job, plan(job, book, done)))
-        if len(done) < total:
-            stack.enter_context(judges.managed_server(job))
-        if book is not None:
-            fill_from_batches(job, book, lambda: _items(job), done)
+        votes = stack.enter_context(closing(job.stage("judge")))
+        judge = None if _is_expert(job) else stack.enter_context(_opened(job, votes, done))
         job.reporter.stage("judge", total)
         # Closed before the ledger is: what calls in flight cost is kept.
-        verdicts = stack.enter_context(closing(_verdicts(job, book, done)))
+        verdicts = stack.enter_context(closing(_verdicts(job, judge, done)))
         _write_verdicts(job, stage, verdicts, len(done), total)
     states, cost_usd = written.states(stage)
     every = states["image"] + states["blank"]
@@ -118,37 +108,34 @@ def estimate(job: Job) -> Sequence[str]:
     return _estimated(job, "verdicts.jsonl")
 
 
-def _estimated(job: Job, said: str) -> Sequence[str]:
-    """`said`: the file of what this judge has said already."""
+def _estimated(job: Job, file: str) -> Sequence[str]:
+    """`file` holds what this judge has said already."""
     job.file("answer", "answers.jsonl")
     book = calls.open_ledger(job) if calls.ledger_path(job).is_file() else None
     with book or nullcontext():
-        planned = plan(job, book, calls.standing(job.stage("judge").path / said))
+        planned = plan(job, book, calls.standing(job.stage("judge").path / file))
         return calls.as_billed(job, planned).lines()
 
 
+def _opened(job: Job, votes: Stage, done: Container[str]) -> AbstractContextManager[Views]:
+    return opened_judge(job, lambda: _items(job), stage=votes, done=done)
+
+
+def _is_expert(job: Job) -> bool:
+    """Whose votes come later: see pipeline/review."""
+    return job.recipe.judge.kind == "expert"
+
+
 def _verdicts(
-    job: Job, book: Ledger | None, done: Container[str]
+    job: Job, judge: Views | None, done: Container[str]
 ) -> Generator[Verdict, None, None]:
     """Every pair, then a share of them again without the image."""
-    if job.recipe.judge.jury:
-        with (
-            closing(job.stage("judge")) as stage,
-            opened_judge(job, lambda: _items(job), stage=stage) as jury,
-        ):
-            yield from jury.judge(_items(job), done=done)
+    if judge is None:
         return
-    if job.recipe.judge.kind == "reference":
-        yield from judges.reference_judge(job).judge(_items(job), done=done)
-        return
-    if job.recipe.judge.kind == "expert":
-        return  # votes come later: see pipeline/review
-    generator = generator_of(job, book)
-    yield from model_judge(job, generator, book=book).judge(_items(job), done=done)
-    blank = without_images(job, book, generator) if job.recipe.judge.blank_share else None
-    if blank is not None:
+    yield from judge.image.judge(_items(job), done=done)
+    if judge.blank is not None:
         again = written.blank_sample(job, _items(job))
-        yield from model_judge(job, blank, "blank", book=book).judge(again, done=done)
+        yield from judge.blank.judge(again, done=done)
 
 
 def _write_verdicts(

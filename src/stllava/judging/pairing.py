@@ -46,3 +46,8 @@ def unanswerable(*draws: Draw) -> str | None:
     if any(draw.finish != "stop" for draw in draws):
         return NO_ANSWER
     return None
+
+
+def unordered(pair: Pair) -> Pair:
+    """The same for a pair and the pair swapped."""
+    return min(pair), max(pair)

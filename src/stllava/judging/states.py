@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from stllava.judging.pairing import Pair
+from stllava.judging.pairing import Pair, unordered
 from stllava.records import Verdict, VerdictState
 
 PairKey = tuple[str, Pair]  # id of the answers; draw indices, the lower first
 JUDGED = ("ok", "tie")
+UNSAID = ("transport_failed", "budget_stopped")  # asked again: no reply, or nothing sent
 EQUAL = 1e-9  # mean points closer than this are equal
 # Of several reasons why a pair was not judged: what asking again may change comes first.
 UNJUDGED: tuple[VerdictState, ...] = (
@@ -100,8 +101,7 @@ def by_order(said: Iterable[Verdict]) -> Mapping[Pair, list[Verdict]]:
 
 
 def _key(verdict: Verdict) -> PairKey:
-    i, j = verdict.pair
-    return verdict.answers_id, (min(i, j), max(i, j))
+    return verdict.answers_id, unordered(verdict.pair)
 
 
 def _said(verdict: Verdict) -> _Said:

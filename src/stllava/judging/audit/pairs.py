@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from stllava.judging.pairing import Pair
+from stllava.judging.pairing import Pair, unordered
 from stllava.judging.states import EQUAL, by_order, outcome_of, points
 from stllava.records import Verdict, VerdictState
 
@@ -57,7 +57,7 @@ def by_pair(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
     """Verdicts of the same judge, pair and view together, in the order of their first ones."""
     found: dict[tuple[str, Pair, str, str], list[Verdict]] = defaultdict(list)
     for verdict in latest(verdicts):
-        pair = (min(verdict.pair), max(verdict.pair))
+        pair = unordered(verdict.pair)
         found[verdict.answers_id, pair, verdict.judge, verdict.view].append(verdict)
     return list(found.values())
 
@@ -70,7 +70,7 @@ def decisions(verdicts: Iterable[Verdict]) -> list[Decision]:
 def decide(said: Sequence[Verdict]) -> Decision:
     """Verdicts of one judge on one pair (its orders and samples) as one decision."""
     first = said[0]
-    pair = (min(first.pair), max(first.pair))
+    pair = unordered(first.pair)
     found = outcome_of(said)
     gaps = [gap for order in by_order(said).values() if (gap := _gap(order, pair)) is not None]
     return Decision(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from stllava.judging.experts.reading import vote_id
 from stllava.judging.experts.sheet import row_id_of
-from stllava.judging.pairing import Pair
+from stllava.judging.pairing import Pair, unordered
 from stllava.records import Answers, Draw, Preference, Verdict, VerdictState
 
 BETTER, EQUAL, WORSE = 10.0, 5.5, 1.0  # an expert's choice on the judges' scale
@@ -58,14 +58,14 @@ def with_votes(
     valid, outdated = current_votes(items, votes)
     by_answers: dict[str, dict[Pair, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
     for vote in valid:
-        by_answers[vote.answers_id][_unordered(vote.pair)].append(vote)
+        by_answers[vote.answers_id][unordered(vote.pair)].append(vote)
     known: list[Answers] = []
     counted: list[Verdict] = []
     for item in items:
         extended, said = _extended(item, by_answers.get(item.id, {}))
         known.append(extended)
         counted += said
-    kept = [v for v in verdicts if _unordered(v.pair) not in by_answers.get(v.answers_id, {})]
+    kept = [v for v in verdicts if unordered(v.pair) not in by_answers.get(v.answers_id, {})]
     return Voted(known, kept + counted, kept, len(valid), outdated)
 
 
@@ -148,7 +148,3 @@ def _beats(vote: Verdict, winner: int, loser: int) -> Verdict:
             "scores": (BETTER, WORSE),
         }
     )
-
-
-def _unordered(pair: Pair) -> Pair:
-    return min(pair), max(pair)

@@ -14,7 +14,7 @@ from typing import Literal
 
 from stllava.files import utc_now
 from stllava.judging.audit.pairs import Decision, by_pair, decide, latest
-from stllava.judging.pairing import Pair
+from stllava.judging.pairing import Pair, unordered
 from stllava.records import Verdict, VerdictState
 
 Rule = Literal["majority", "mean_z"]
@@ -56,7 +56,7 @@ def jury_verdicts(
 
 def key_of(verdict: Verdict) -> Key:
     """The pair and view that a verdict is about."""
-    return verdict.answers_id, (min(verdict.pair), max(verdict.pair)), verdict.view
+    return verdict.answers_id, unordered(verdict.pair), verdict.view
 
 
 def _combined(

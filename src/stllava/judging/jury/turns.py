@@ -8,17 +8,16 @@ from typing import NamedTuple
 
 from stllava.errors import JudgeError
 from stllava.judging.jury.combine import Key, Rule, jury_verdicts, key_of
-from stllava.judging.pairing import Pair
+from stllava.judging.pairing import Pair, unordered
 from stllava.judging.protocol import Judge
+from stllava.judging.states import UNSAID
 from stllava.records import Answers, Verdict
-
-NO_VERDICT = ("transport_failed", "budget_stopped")  # asked again
 
 Item = tuple[Answers, Pair]
 
 
 def _keys(items: Iterable[Item], view: str) -> list[Key]:
-    return [(answers.id, (min(pair), max(pair)), view) for answers, pair in items]
+    return [(answers.id, unordered(pair), view) for answers, pair in items]
 
 
 def _asked(
@@ -86,7 +85,7 @@ class JuryJudge:
         again = list(self._blank(cases))
         votes = dict(self._votes)
         settled = {key_of(v) for v in self._verdicts(votes.values()) if v.id in done}
-        standing = {name for name, v in votes.items() if v.state not in NO_VERDICT}
+        standing = {name for name, v in votes.items() if v.state not in UNSAID}
         for member in self._members:
             with member.turn() as views:
                 for verdict in _asked(views, cases, again, settled, standing):

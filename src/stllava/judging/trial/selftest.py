@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from stllava.judging.pairing import Pair
 from stllava.judging.protocol import Judge
+from stllava.judging.states import UNSAID
 from stllava.judging.trial.shapes import shape_ids
 from stllava.metrics.interval import Interval, wilson
 from stllava.prompts import CANARIES
@@ -22,7 +23,6 @@ from stllava.records import Answers, Draw, Verdict
 Place = Literal["worse", "better"]
 PLACES: tuple[Place, ...] = ("worse", "better")
 RIGHT, WRONG = 0, 1  # indices of the draws
-NO_REPLY = ("transport_failed", "budget_stopped")
 ORDERS: tuple[Pair, ...] = ((RIGHT, WRONG), (WRONG, RIGHT))
 
 
@@ -71,7 +71,7 @@ def selftest(judge: Judge, *, num_pictures: int = 6) -> SelfTest:
     `num_pictures`: 1..9; each takes two calls, and two for each canary and place.
     """
     every = _judged(judge, list(_cases(num_pictures)))
-    said = {case: v for case, v in every.items() if v.state not in NO_REPLY}
+    said = {case: v for case, v in every.items() if v.state not in UNSAID}
     plain = {case: v for case, v in said.items() if case.name is None}
     counted = {
         case: verdict

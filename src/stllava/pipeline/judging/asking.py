@@ -13,10 +13,11 @@ from stllava.generation.on_demand import OnDemand
 from stllava.generation.protocol import Generator, Sampling
 from stllava.judging.calls.budget import Plan
 from stllava.judging.calls.ledger import Ledger
-from stllava.judging.jury.turns import NO_VERDICT, Views
+from stllava.judging.jury.turns import Views
 from stllava.judging.pairing import Pair
 from stllava.judging.protocol import Judge, ModelJudge
 from stllava.judging.rubrics import load_rubric, rubric_hash
+from stllava.judging.states import UNSAID
 from stllava.phantom.oracle import OracleGenerator
 from stllava.phantom.truth import read_truth
 from stllava.pipeline.job import Job
@@ -61,7 +62,7 @@ def opened_judge(
     """
     kind = job.recipe.judge.kind
     if job.recipe.judge.jury:
-        said = {vote.id for vote in votes(stage.path) if vote.state not in NO_VERDICT}
+        said = {vote.id for vote in votes(stage.path) if vote.state not in UNSAID}
         before = (_check, partial(_agree, items=items, done=said))
         yield Views(jury(job, stage, before=before, turn=partial(_turn, items=items, done=said)))
     elif kind == "expert":

@@ -21,6 +21,7 @@ from stllava.judging.bench.score import bench_score, shortfall
 from stllava.judging.bench.words import has_tables
 from stllava.judging.bench.wrong import Known
 from stllava.judging.pairing import Pair
+from stllava.judging.states import UNSAID
 from stllava.pipeline.job import Job
 from stllava.pipeline.judging import calls, judges
 from stllava.pipeline.judging.asking import opened_judge, settings_of
@@ -110,7 +111,7 @@ def bench(job: Job) -> JSONObject:
         "time": utc_now(),
         **bench_score(pairs, verdicts, known=known),
     }
-    missing = sum(found["states"].get(state, 0) for state in calls.PASSING)
+    missing = sum(found["states"].get(state, 0) for state in UNSAID)
     if missing > job.recipe.judge.max_failed * len(pairs) or "budget_stopped" in found["states"]:
         raise JudgeError(
             f"{stage.path}: {missing} of {len(pairs)} pairs got no reply; repeat the command"

@@ -14,6 +14,7 @@ from stllava.judging.calls.budget import Plan, budget
 from stllava.judging.calls.estimate import CountingGenerator
 from stllava.judging.calls.ledger import Ledger
 from stllava.judging.rubrics import load_rubric
+from stllava.judging.states import UNSAID
 from stllava.pipeline import paid
 from stllava.pipeline.job import Job
 from stllava.pipeline.judging import left_out
@@ -30,7 +31,6 @@ OPERATION = frozenset({
     "max_usd", "prices", "retry", "self_judging", "server", "timeout_s",
 })  # fmt: skip
 ImageUri = Callable[[str], str] | None
-PASSING = ("transport_failed", "budget_stopped")  # states that are asked for again
 
 
 def ledger_path(job: Job) -> Path:
@@ -97,7 +97,7 @@ def ask_before_paying(job: Job, count_calls: Callable[[], Plan]) -> None:
 def standing(file: Path) -> set[str]:
     """Ids of the verdicts that need not be asked for again."""
     lines = read_json_lines(file, torn_ok=True)
-    return {line["id"] for line in lines if line["state"] not in PASSING}
+    return {line["id"] for line in lines if line["state"] not in UNSAID}
 
 
 def drop_passing(file: Path) -> set[str]:
@@ -108,7 +108,7 @@ def drop_passing(file: Path) -> set[str]:
     kept = file.with_name(".verdicts.jsonl.kept")
     with disk_errors(file), kept.open("wb") as out:
         for verdict in read_records(file, Verdict):
-            if verdict.state not in PASSING:
+            if verdict.state not in UNSAID:
                 out.write(verdict.model_dump_json(exclude_defaults=True).encode() + b"\n")
         out.flush()
         os.fsync(out.fileno())

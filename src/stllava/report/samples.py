@@ -101,9 +101,7 @@ def pairs(reader: Reader) -> list[Pair]:
 def _pair(preference: Preference, verdicts: Sequence[Verdict], uri: str | None) -> Pair:
     chosen, rejected = preference.chosen, preference.rejected
     both = {chosen.index, rejected.index}
-    # With ring pairing the two may never have met; then a verdict on either of them is shown.
-    ranked = sorted(verdicts, key=lambda v: -len(both & set(v.pair)))
-    first = next((v for v in ranked if v.reply and both & set(v.pair)), None)
+    first = next((v for v in verdicts if v.reply and both == set(v.pair)), None)
     about = f"draw {first.order[0]} first, then draw {first.order[1]}" if first else ""
     return Pair(
         image=preference.image,

@@ -102,8 +102,9 @@ from pathlib import Path
 from judged_runs import answered, judge_run
 from servers import completion
 from stllava.generation.endpoint import transport
+from stllava.generation.wire import read_completion
 raw = completion("8 6").body.decode()
-transport.Transport.call = lambda self, request, body, timeout_s, now: transport._reply(raw)
+transport.Transport.call = lambda self, request, body, timeout_s, now: read_completion(raw)
 path, num_pairs = Path(sys.argv[1]), int(sys.argv[2])
 answered(path, num_pairs)
 started = time.process_time()

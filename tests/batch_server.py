@@ -13,11 +13,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from typing import Any
 
-from servers import Reply, Response, completion, failure, message_text, send
+from servers import Reply, Response, completion, failure, message_text, send, serving
 
 LOST = Response(status=0)  # carried out, but the answer does not arrive
 SERVED = Response(status=1)  # no fault this time
@@ -145,16 +145,8 @@ def batch_server(reply: Callable[[str], Reply], **settings: Any) -> Iterator[Bat
         def log_message(self, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(Handler) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _said(state: BatchServer, route: str, path: str, body: bytes) -> Response:

@@ -12,7 +12,7 @@ from batch_server import LOST, SERVED, batch_server
 from judged_runs import SENTINEL, answered, calls_of, recipe, verdicts_of
 from servers import NOT_JSON, TRUNCATED, chat_server, completion, failure
 
-from stllava.errors import JudgeError, RunError
+from stllava.errors import JudgeError, RecipeError, RunError
 from stllava.pipeline import Job
 from stllava.pipeline.judging.bench import bench
 from stllava.pipeline.judging.stage import estimate, judge
@@ -192,6 +192,11 @@ def test_the_members_of_a_jury_hand_in_their_own_batches(path):
     assert {line["body"]["model"] for line in server.handed_in} == {"a", "b"}
     assert len(server.answered) == 2 * (NUM_CALLS - 1)
     assert summary(path)["states"] == {"inconsistent": NUM_PAIRS}  # the first one always wins
+
+
+def test_a_server_of_ones_own_takes_no_batches():
+    with pytest.raises(RecipeError, match="batch: a server of one's own answers at once"):
+        recipe("http://127.0.0.1:1/v1", BATCH, "judge.server={command: x}")
 
 
 def test_repairs_are_asked_one_by_one(path):

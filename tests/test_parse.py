@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stllava.judging.replies.parse import looks_refused, parse_scores, read_reply
+from stllava.judging.replies.parse import looks_refused, read_reply
+
+
+def parse_scores(reply, *, cut=False):
+    return read_reply(reply, "scores", cut=cut)
+
 
 ACCEPTED = [
     "8 7",

@@ -111,6 +111,8 @@ class BatchSection(Section):
 
 
 def _check_reachable(section: JurorSection | JudgeSection) -> None:
+    if section.server is not None and section.batch is not None:
+        raise ValueError("batch: a server of one's own answers at once; leave out one of them")
     if section.server is not None and section.base_url is None:
         raise ValueError("a server of one's own listens somewhere: give base_url too")
     if section.kind == "local" and not section.checkpoint:

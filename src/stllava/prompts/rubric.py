@@ -41,6 +41,11 @@ class Rubric(NamedTuple):
     image_last: bool = False  # the image after the text
 
     @property
+    def label(self) -> str:
+        """Name and version, as calls are kept under."""
+        return f"{self.name}-{self.version}"
+
+    @property
     def response(self) -> str | None:
         """Name of the form that is asked of an endpoint which has forms."""
         return "verdict" if self.output == "json" else None

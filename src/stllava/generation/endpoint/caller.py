@@ -101,7 +101,8 @@ class Caller:
         with self._lock:
             self._num_rejected += 1
             several = self._num_rejected >= IN_A_ROW
-        if (several and not (taken and failure.is_too_long)) or not (taken or failure.is_too_long):
+        doubts = (not taken) + (not failure.is_too_long)  # that it is about this request alone
+        if doubts == 2 or (doubts and several):
             raise failure.rejected
         log.warning("%s: %s", asked.request.id, failure.rejected)
         reply = f"{REJECTED}: {failure.rejected}"

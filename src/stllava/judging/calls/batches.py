@@ -140,7 +140,7 @@ class Batches:
         self._db.execute(change, (self._clock(), batch.name))
 
     def _purse(self, batch: Batch) -> Purse:
-        return self._ledger.purse(BATCH + batch.name, self._budget)
+        return self._ledger.purse_of(BATCH + batch.name, self._budget)
 
     def _commit(self, do: Callable[[], T]) -> T:
         return self._ledger.database.commit(do)

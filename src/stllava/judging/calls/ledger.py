@@ -34,7 +34,7 @@ class Ledger:
         self.database = Database(path)
         self.owner = new_owner()
         self._retry, self._since, self._clock = retry, since, clock
-        self._purse = self.purse(self.owner, budget)
+        self._purse = self.purse_of(self.owner, budget)
 
     def __enter__(self) -> Ledger:
         return self
@@ -66,7 +66,7 @@ class Ledger:
         )
         self.database.commit(lambda: self.database.connection.execute(change, (status, key)))
 
-    def purse(self, owner: str, budget: Budget) -> Purse:
+    def purse_of(self, owner: str, budget: Budget) -> Purse:
         """The same calls and sums for another owner or at other prices; see `Purse`."""
         return Purse(
             self.database.connection,

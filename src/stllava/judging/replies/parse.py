@@ -79,11 +79,6 @@ def read_reply(
     return read
 
 
-def parse_scores(reply: str, *, cut: bool = False) -> Parsed:
-    """Two finite scores in 1..10 from a reply to the paper's prompt."""
-    return read_reply(reply, "scores", cut=cut)
-
-
 def looks_refused(reply: str) -> bool:
     """Whether an unparsed reply opens as refusals do; the provider's own flag goes before it."""
     said = spoken(reply)

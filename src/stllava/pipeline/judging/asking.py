@@ -195,8 +195,7 @@ def is_paid(job: Job) -> bool:
 
 
 def rubric_name(job: Job) -> str:
-    rubric = load_rubric(job.recipe.judge.rubric)
-    return f"{rubric.name}-{rubric.version}"
+    return load_rubric(job.recipe.judge.rubric).label
 
 
 def generator_of(job: Job, book: Ledger | None) -> Generator:

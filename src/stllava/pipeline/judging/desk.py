@@ -78,7 +78,7 @@ class Desk:
         """Everything that `ask` asks `endpoint` for and the ledger does not have."""
         group: list[_Line] = []
         for missing in _missing(ask, _Collector(endpoint, self._book)):
-            if self._options is None:
+            if self._options is None and missing.asked.sample == 0:
                 self._learn(endpoint, missing)
                 continue  # it may be in the ledger now; if not, it is asked one by one
             line = self._line(endpoint, missing)
@@ -124,10 +124,9 @@ class Desk:
     def _line(self, endpoint: EndpointGenerator, missing: _Missing) -> _Line:
         from stllava.generation.endpoint.batch_file import line_of
 
-        assert self._options is not None
-        asked = missing.asked
+        asked, options = missing.asked, self._options or endpoint.options
         body = endpoint.asker.body(asked, missing.sampling)
-        return _Line(asked, line_of(asked.key, self._options.fitted(body, asked.request)))
+        return _Line(asked, line_of(asked.key, options.fitted(body, asked.request)))
 
     def _write(self, group: Sequence[_Line]) -> None:
         """Set aside what fits the budget, and add its lines to the file."""

@@ -126,17 +126,24 @@ def without_images(job: Job, generator: PolicyGenerator) -> Generator:
 def managed_server(job: Job) -> Iterator[None]:
     """The recipe's judge.server for as long as the block runs; nothing where there is none."""
     section = job.recipe.judge
+    if section.server is not None and section.kind == "openai":
+        free_gpu()
+        job.reporter.note(f"starting {section.server.command.split(' ')[0]} and waiting for it")
+    with server_of(section, job.stage("judge").path):
+        yield
+
+
+@contextmanager
+def server_of(section: JudgeSection, folder: Path) -> Iterator[None]:
+    """The section's server, whose output goes to `folder`; nothing where there is none."""
     if section.server is None or section.kind != "openai":
         yield
         return
     assert section.base_url is not None  # the recipe's own check
-    ready_url = section.server.ready_url or f"{section.base_url.rstrip('/')}/models"
-    free_gpu()
-    job.reporter.note(f"starting {section.server.command.split(' ')[0]}; waiting for {ready_url}")
     with running_server(
         section.server.command,
-        ready_url=ready_url,
-        folder=job.stage("judge").path,
+        ready_url=section.server.ready_url or f"{section.base_url.rstrip('/')}/models",
+        folder=folder,
         timeout_s=section.server.timeout_s,
         env=section.server.env,
         secret=access_key(section),

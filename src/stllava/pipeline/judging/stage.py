@@ -48,10 +48,10 @@ def judge(job: Job) -> None:
     total = (num_pairs + num_blank) * _replies_per_pair(job)
     with ExitStack() as stack:
         votes = stack.enter_context(closing(job.stage("judge")))
-        judge = None if _is_expert(job) else stack.enter_context(_opened(job, votes, done))
+        views = None if _is_expert(job) else stack.enter_context(_opened(job, votes, done))
         job.reporter.stage("judge", total)
         # Closed before the ledger is: what calls in flight cost is kept.
-        verdicts = stack.enter_context(closing(_verdicts(job, judge, done)))
+        verdicts = stack.enter_context(closing(_verdicts(job, views, done)))
         _write_verdicts(job, stage, verdicts, len(done), total)
     states, cost_usd = written.states(stage)
     every = states["image"] + states["blank"]
@@ -127,15 +127,15 @@ def _is_expert(job: Job) -> bool:
 
 
 def _verdicts(
-    job: Job, judge: Views | None, done: Container[str]
+    job: Job, views: Views | None, done: Container[str]
 ) -> Generator[Verdict, None, None]:
     """Every pair, then a share of them again without the image."""
-    if judge is None:
+    if views is None:
         return
-    yield from judge.image.judge(_items(job), done=done)
-    if judge.blank is not None:
+    yield from views.image.judge(_items(job), done=done)
+    if views.blank is not None:
         again = written.blank_sample(job, _items(job))
-        yield from judge.blank.judge(again, done=done)
+        yield from views.blank.judge(again, done=done)
 
 
 def _write_verdicts(

@@ -15,14 +15,12 @@ from typing import NamedTuple
 
 from stllava.config import JudgeSection, Recipe
 from stllava.errors import JudgeError
-from stllava.generation.key import access_key
 from stllava.generation.protocol import Generator, Sampling
 from stllava.judging.calls.afresh import Afresh, CountingAfresh
 from stllava.judging.calls.budget import Plan, budget
 from stllava.judging.calls.ledger import Ledger
 from stllava.judging.protocol import ModelJudge
 from stllava.judging.rubrics import load_rubric
-from stllava.judging.server import running_server
 from stllava.judging.trial.looked_at import listed_lines, model_lines, plan_lines
 from stllava.judging.trial.probe import OF_A_POLICY, Finding, probe
 from stllava.judging.trial.selftest import SelfTest, selftest
@@ -151,7 +149,7 @@ def _calls_of_selftest(recipe: Recipe, ledger: Path | None, num_pictures: int) -
             section,
             SHAPES,
             book,
-            rubric=f"{rubric.name}-{rubric.version}",
+            rubric=rubric.label,
             repair=rubric.repair if section.repair else None,
         )
         selftest(_model_judge(recipe, counting), num_pictures=num_pictures)
@@ -166,8 +164,7 @@ def _generator(recipe: Recipe, ledger: Path) -> Iterator[Generator]:
         yield _policy(recipe)
         return
     with _server(recipe), Ledger(ledger, budget(section)) as book:
-        said = f"{rubric.name}-{rubric.version}"
-        endpoint = paid.endpoint(section, SHAPES, book, rubric=said)
+        endpoint = paid.endpoint(section, SHAPES, book, rubric=rubric.label)
         with closing(paid.UpToTheCap(endpoint, section)) as capped:
             yield capped
 
@@ -199,17 +196,5 @@ def _model_judge(recipe: Recipe, generator: Generator) -> ModelJudge:
 @contextmanager
 def _server(recipe: Recipe) -> Iterator[Path]:
     """The recipe's own server, where there is one, and a folder for as long as it is up."""
-    section = recipe.judge
-    with tempfile.TemporaryDirectory() as folder:
-        if section.server is None or section.base_url is None:
-            yield Path(folder)
-            return
-        with running_server(
-            section.server.command,
-            ready_url=section.server.ready_url or f"{section.base_url.rstrip('/')}/models",
-            folder=Path(folder),
-            timeout_s=section.server.timeout_s,
-            env=section.server.env,
-            secret=access_key(section),
-        ):
-            yield Path(folder)
+    with tempfile.TemporaryDirectory() as folder, judges.server_of(recipe.judge, Path(folder)):
+        yield Path(folder)
